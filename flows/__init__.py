@@ -1,0 +1,1 @@
+"""Flows: what happens at night, for one scan, and at the command line."""

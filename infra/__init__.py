@@ -1,0 +1,1 @@
+"""Places: settings, the S3 store, the embedded stack."""

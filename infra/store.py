@@ -1,0 +1,1 @@
+"""S3 by key and by sha256: the only boto3."""

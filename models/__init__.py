@@ -1,0 +1,1 @@
+"""Models: pixels. Decoding, detection, filling, networks; nothing here knows the archive."""

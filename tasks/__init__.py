@@ -1,0 +1,1 @@
+"""Tasks: one stage a file, each a pure function on pixels wrapped once by ``tasks.stage``."""
