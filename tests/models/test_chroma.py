@@ -1,0 +1,89 @@
+"""Colour laid over a photograph: its own lightness stays, in every depth, orientation and profile."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import ImageCms
+from skimage import data
+from skimage.color import rgb2lab
+from torch import nn
+
+from models import chroma
+from models.imaging import Raster, luminance, turn_upright
+from models.network import Network, NonFiniteOutput, WrongSize
+from models.registry import ModelCard
+
+CARD = ModelCard("reddish", "colorize", "none", licence="MIT", data_terms="free")
+
+
+class Halves(nn.Module):
+    """Reddens the left half of what it is given, and turns the right half blue."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = x.clone() * 0.8
+        half = x.shape[3] // 2
+        out[:, 0, :, :half] += 0.15
+        out[:, 2, :, half:] += 0.15
+        return out
+
+
+def coloured(raster: Raster, module: nn.Module | None = None) -> Raster:
+    net = Network(CARD, module or Halves(), "cpu", torch.float32)
+    return chroma.lay(raster, chroma.predict(raster, net, "a.tif"))
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_gray_becomes_rgb_and_its_lightness_stays(bits: int) -> None:
+    camera = data.camera()[:300, :402, None]
+    pixels = np.ascontiguousarray(camera // 2 + 60)
+    raster = Raster(pixels if bits == 8 else pixels.astype(np.uint16) * 257 + 100, icc=b"a gray profile")
+    out = coloured(raster)
+    assert (out.bits, out.pixels.shape, out.icc) == (bits, (300, 402, 3), None)
+    rgb = out.pixels.astype(np.float32) / np.iinfo(out.pixels.dtype).max
+    own = np.repeat(raster.pixels, 3, axis=2).astype(np.float32) / np.iinfo(out.pixels.dtype).max
+    apart = rgb2lab(rgb)[:, :, 0] - rgb2lab(own)[:, :, 0]
+    assert np.abs(apart).max() < (0.5 if bits == 8 else 0.03)
+    assert rgb[:, :180, 0].mean() > rgb[:, :180, 2].mean() + 0.05
+    assert rgb[:, 220:, 2].mean() > rgb[:, 220:, 0].mean() + 0.05
+
+
+def test_the_network_sees_the_upright_picture_and_its_colours_land_where_they_belong() -> None:
+    pixels = np.full((64, 96, 1), 120, np.uint8)
+    for orientation in range(1, 9):
+        out = coloured(Raster(pixels, orientation=orientation))
+        assert out.pixels.shape == (64, 96, 3)
+        seen = turn_upright(out.pixels, orientation).astype(int)
+        redder, middle = seen[:, :, 0] > seen[:, :, 2], seen.shape[1] // 2
+        assert redder[:, : middle - 4].all(), orientation
+        assert not redder[:, middle + 4 :].any(), orientation
+
+
+def test_a_toned_rgb_scan_keeps_its_profile() -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    toned = np.ascontiguousarray(np.repeat(data.camera()[:100, :120, None] // 2 + 50, 3, axis=2))
+    toned[:, :, 2] -= 30
+    raster = Raster(toned, icc=profile)
+    out = coloured(raster)
+    assert out.icc == profile
+    assert np.abs(luminance(out).mean() - luminance(raster).mean()) < 0.03
+
+
+def test_what_is_no_picture_is_an_error_with_evidence() -> None:
+    class Broken(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * float("nan")
+
+    raster = Raster(np.full((40, 50, 1), 90, np.uint8))
+    with pytest.raises(NonFiniteOutput) as error:
+        coloured(raster, Broken())
+    assert error.value.evidence.shape == (64, 64, 3)
+    with pytest.raises(WrongSize, match=r"a\.tif"):
+        coloured(raster, nn.AvgPool2d(2))
+
+
+def test_a_16_bit_ramp_keeps_its_levels() -> None:
+    ramp = np.tile(np.linspace(20000, 44000, 1200).astype(np.uint16), (40, 1))[:, :, None]
+    green = coloured(Raster(np.ascontiguousarray(ramp))).pixels[20, :560, 1].astype(int)
+    assert len(np.unique(green)) > 500
