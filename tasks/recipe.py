@@ -1,0 +1,102 @@
+"""Recipes: which stages a restoration runs, in which order, with which settings."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from tasks.contracts import Frozen, sha256_of
+
+
+class DetectConfig(Frozen):
+    """Plate -> damage mask."""
+
+    stage: Literal["detect"] = "detect"
+    model: Literal["classical", "glassplate-detect-1"] = Field(
+        default="classical", description="What finds the damage; see docs/quality.md for how the two compare."
+    )
+    protect: tuple[tuple[int, int, int, int], ...] = Field(
+        default=(),
+        description="Rectangles (left, top, width, height) in pixels, stored orientation, where nothing is marked: "
+        "captions, stamps, rulers, colour targets.",
+    )
+
+
+class InpaintConfig(Frozen):
+    """Plate + mask -> cleaned plate."""
+
+    stage: Literal["inpaint"] = "inpaint"
+    method: Literal["telea", "navier_stokes"] = Field(
+        default="telea", description="OpenCV inpainting: Telea (2004) or Navier-Stokes (Bertalmio 2001)."
+    )
+
+
+class EnhanceConfig(Frozen):
+    """Cleaned plate -> enhanced plate (GAN 1)."""
+
+    stage: Literal["enhance"] = "enhance"
+    model: str = Field(
+        default="auto",
+        description="A model's id, or `auto`: one registered in settings, else SPAN on a CPU and Real-ESRGAN on a GPU.",
+    )
+    scale: Literal[1, 2, 4] = Field(default=1, description="Side of the enhanced derivative / side of the master.")
+    strength: float = Field(default=1.0, ge=0.0, le=1.0, description="How much of the network's change is applied.")
+
+
+class FacesConfig(Frozen):
+    """Faces found on the cleaned plate and restored in the enhanced one (GAN 2)."""
+
+    stage: Literal["faces"] = "faces"
+    model: str | None = Field(default=None, description="A face model's id; none: the one registered in settings.")
+    min_score: float = Field(default=0.5, gt=0.0, le=1.0, description="How sure the detector must be of a face.")
+
+
+class ColorizeConfig(Frozen):
+    """Plate without colour -> colorized plate (GAN 3)."""
+
+    stage: Literal["colorize"] = "colorize"
+    model: str = Field(default="auto", description="A model's id, or `auto`: the one registered in settings.")
+    ask_colour: bool = Field(default=False, description="Colour even what is in colour already, or may be.")
+
+
+class ScoreConfig(Frozen):
+    """What is measured of every derivative. No stage of a recipe: it follows all of them and changes no pixel."""
+
+    stage: Literal["score"] = "score"
+
+
+StageConfig = Annotated[
+    DetectConfig | InpaintConfig | EnhanceConfig | FacesConfig | ColorizeConfig, Field(discriminator="stage")
+]
+
+
+class RecipeName(StrEnum):
+    """The recipes a person can choose."""
+
+    ARCHIVAL = "archival"
+    ENHANCED = "enhanced"
+    FULL = "full"
+
+
+class RestorationRecipe(Frozen):
+    """A name and an ordered list of stage settings; what was done to a photograph is this value."""
+
+    name: str
+    stages: tuple[StageConfig, ...]
+
+    def digest(self) -> str:
+        """sha256 of the canonical JSON, name included; a changed setting is another recipe and another restoration."""
+        return sha256_of(self.model_dump(mode="json"))
+
+
+ARCHIVAL = RestorationRecipe(name="archival", stages=(DetectConfig(), InpaintConfig()))
+ENHANCED = RestorationRecipe(name="enhanced", stages=(*ARCHIVAL.stages, EnhanceConfig()))
+FULL = RestorationRecipe(name="full", stages=(*ENHANCED.stages, FacesConfig(), ColorizeConfig()))
+
+RECIPES: dict[RecipeName, RestorationRecipe] = {
+    RecipeName.ARCHIVAL: ARCHIVAL,  # damage mended, every other pixel untouched: the nightly default
+    RecipeName.ENHANCED: ENHANCED,  # + a derivative with blur, noise and grain taken away by a GAN
+    RecipeName.FULL: FULL,  # + faces and colour, where models for them are registered; the demo's default
+}
