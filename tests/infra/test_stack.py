@@ -33,9 +33,14 @@ PARTS = {"postgres", "s3"}
 AS_ROOT = os.geteuid() == 0
 NOBODY = 65534
 
+# Whoever runs the tests in the background ignores some signals, and so would every child.
 UP = """
+import signal
 import sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 from infra import stack
 from infra.settings import Settings
 with stack.interruptible():
