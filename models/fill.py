@@ -61,17 +61,17 @@ def fill(raster: Raster, mask: Mask, method: Method = "telea", config: FillConfi
     if share == 1:
         raise ValueError("fill: expected a mask that leaves some picture to fill from, found one that covers all of it")
     out = _filled(raster.pixels, damaged, method, config)
-    _check_untouched(raster.pixels, out, damaged)
+    check_untouched(raster.pixels, out, damaged)
     return raster.with_pixels(out)
 
 
 def _filled(pixels: Pixels, damaged: Flags, method: Method, config: FillConfig) -> Pixels:
     """A copy of ``pixels`` with the damaged ones filled: wide damage from a half-size fill, then the rest in crops."""
     out = pixels.copy()
-    inside = _deep_inside(damaged, config)
+    inside = deep_inside(damaged, config)
     half: Pixels | None = None
     if inside is not None:
-        half_pixels, half_damaged = _half(pixels, damaged)
+        half_pixels, half_damaged = half_size_of(pixels, damaged)
         if not half_damaged.all():
             half = _filled(half_pixels, half_damaged, method, config)
     for y0, y1, x0, x1, own in _crops(damaged, config.crop_px):
@@ -106,11 +106,11 @@ def _inpaint_by_width(picture: Pixels, hole: Flags, method: Method, config: Fill
     for i, radius in enumerate(config.radii_px):
         pick = (choice == i) & (hole != 0)
         if pick.any():
-            out[pick] = _inpaint(picture, hole, radius, method)[pick]
+            out[pick] = inpainted(picture, hole, radius, method)[pick]
     return out
 
 
-def _inpaint(picture: Pixels, hole: Flags, radius_px: int, method: Method) -> Pixels:
+def inpainted(picture: Pixels, hole: Flags, radius_px: int, method: Method) -> Pixels:
     """``cv2.inpaint``, channel by channel: it takes 16 bit only with one channel."""
     channels = [
         cv2.inpaint(np.ascontiguousarray(picture[:, :, i]), hole, radius_px, _FLAGS[method])
@@ -119,7 +119,7 @@ def _inpaint(picture: Pixels, hole: Flags, radius_px: int, method: Method) -> Pi
     return np.stack(channels, axis=2)
 
 
-def _deep_inside(damaged: Flags, config: FillConfig) -> Flags | None:
+def deep_inside(damaged: Flags, config: FillConfig) -> Flags | None:
     """Damage that lies deeper than the rim inside wide damage, or None where no damage is wide."""
     square = np.ones((config.direct_width_px, config.direct_width_px), np.uint8)
     seeds = cv2.erode(damaged, square, borderType=cv2.BORDER_CONSTANT, borderValue=1)
@@ -129,7 +129,7 @@ def _deep_inside(damaged: Flags, config: FillConfig) -> Flags | None:
     return np.asarray(cv2.dilate(seeds, np.ones((side, side), np.uint8)), np.uint8)
 
 
-def _half(pixels: Pixels, damaged: Flags) -> tuple[Pixels, Flags]:
+def half_size_of(pixels: Pixels, damaged: Flags) -> tuple[Pixels, Flags]:
     """Half size, rounded up: each pixel the mean of its undamaged ones; damaged where fewer than half are left."""
     height, width, channels = pixels.shape
     small = np.empty(((height + 1) // 2, (width + 1) // 2, channels), pixels.dtype)
@@ -171,7 +171,7 @@ def _crops(damaged: Flags, crop_px: int) -> Iterator[tuple[int, int, int, int, F
                     yield y0, y1, x0, x1, own
 
 
-def _check_untouched(before: Pixels, after: Pixels, damaged: Flags) -> None:
+def check_untouched(before: Pixels, after: Pixels, damaged: Flags) -> None:
     """Raises ChangedOutside unless every pixel outside ``damaged`` is the same in both."""
     for y in range(0, before.shape[0], _BAND_ROWS):
         rows = slice(y, y + _BAND_ROWS)

@@ -14,7 +14,8 @@ from models.tint import Kind, Tint
 from tasks import networks, stage
 from tasks.contracts import COLORIZED, LATEST, Plate, PlateRef, StageOutput, StageResult
 from tasks.recipe import ColorizeConfig
-from tasks.stage import Shelf, Stage, Workshop
+from tasks.shelf import Shelf
+from tasks.stage import Stage, Workshop
 
 SURE = 0.75  # of a photograph that is in one tone only: what may be in colour is left alone
 DECISION_LONG_SIDE_PX = 1024

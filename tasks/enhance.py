@@ -18,7 +18,8 @@ from models.registry import CARDS, ModelCard
 from tasks import networks, stage
 from tasks.contracts import ENHANCED, LATEST, Plate, PlateRef, StageOutput, StageResult
 from tasks.recipe import EnhanceConfig
-from tasks.stage import Shelf, Stage, Workshop
+from tasks.shelf import Shelf
+from tasks.stage import Stage, Workshop
 
 log = logging.getLogger("glassplate.enhance")
 

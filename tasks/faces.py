@@ -20,7 +20,8 @@ from models.registry import ModelCard
 from tasks import networks, stage
 from tasks.contracts import CLEANED, ENHANCED, LATEST, Plate, PlateRef, StageOutput, StageResult
 from tasks.recipe import FacesConfig
-from tasks.stage import Shelf, Stage, Workshop
+from tasks.shelf import Shelf
+from tasks.stage import Stage, Workshop
 
 log = logging.getLogger("glassplate.faces")
 

@@ -20,7 +20,8 @@ from models.registry import ModelCard
 from models.weights import WeightsError
 from tasks.contracts import BadOutput, PlateRef
 from tasks.fetch import BadWeights, fetch
-from tasks.stage import Shelf, Workshop
+from tasks.shelf import Shelf
+from tasks.stage import Workshop
 
 log = logging.getLogger("glassplate.networks")
 
@@ -35,14 +36,20 @@ def device_type(models: Shelf) -> str:
 def network_of(card: ModelCard, shop: Workshop) -> Network:
     """The card's network, resident in this process; its weights are fetched when they are not there yet.
 
-    Raises Unavailable when the weights' source is out of reach, BadWeights when they are not the pinned ones or do not
-    fit the network.
+    Raises Unavailable when the weights' source is out of reach, BadWeights when they are not the pinned ones, do not
+    fit the network, or are of a network for something else: one that fills damage needs a mask, no other takes one.
     """
     path = weights_of(card, shop)
     try:
-        return network.resident(card, path, shop.models.device)
+        found = network.resident(card, path, shop.models.device)
     except WeightsError as error:
         raise BadWeights(card.id, expected=error.expected, found=f"{error.found} in {error.name}") from error
+    masked = bool(getattr(found.module, "masked", False))
+    if masked != (card.purpose == "inpaint"):
+        kind = getattr(found.module, "architecture", type(found.module).__name__)
+        takes = {True: "a network that takes a mask", False: "a network that takes no mask"}
+        raise BadWeights(card.id, expected=f"{takes[not masked]}, for {card.purpose}", found=f"{kind}, {takes[masked]}")
+    return found
 
 
 def face_detector(card: ModelCard, shop: Workshop) -> CenterFace:

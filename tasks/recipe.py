@@ -14,8 +14,10 @@ class DetectConfig(Frozen):
     """Plate -> damage mask."""
 
     stage: Literal["detect"] = "detect"
-    model: Literal["classical", "glassplate-detect-1"] = Field(
-        default="classical", description="What finds the damage; see docs/quality.md for how the two compare."
+    model: Literal["combined", "classical", "glassplate-detect-1"] = Field(
+        default="combined",
+        description="What finds the damage: the classical detector, the network, or both together; docs/quality.md "
+        "compares them.",
     )
     protect: tuple[tuple[int, int, int, int], ...] = Field(
         default=(),
@@ -28,8 +30,10 @@ class InpaintConfig(Frozen):
     """Plate + mask -> cleaned plate."""
 
     stage: Literal["inpaint"] = "inpaint"
-    method: Literal["telea", "navier_stokes"] = Field(
-        default="telea", description="OpenCV inpainting: Telea (2004) or Navier-Stokes (Bertalmio 2001)."
+    model: str = Field(
+        default="auto",
+        description="`telea` (2004) or `navier_stokes` (Bertalmio 2001) of OpenCV, the id of a model registered in "
+        "settings, or `auto`: the one registered there, else Telea.",
     )
 
 

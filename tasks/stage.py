@@ -15,7 +15,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -32,8 +32,7 @@ from db.records import LedgerConflict, LedgerUnavailable
 from infra.store import Altered, Blobs, Denied, NotFound, Store, StoreUnavailable, Taken
 from models import imaging
 from models.imaging import ImagingError, Limits, Raster
-from models.registry import CARDS, ModelCard, Purpose
-from models.registry import card as card_of
+from models.registry import ModelCard
 from tasks.contracts import (
     EVERY,
     LATEST,
@@ -54,6 +53,7 @@ from tasks.contracts import (
     Unavailable,
     sha256_of,
 )
+from tasks.shelf import Shelf
 
 log = logging.getLogger("glassplate.stage")
 
@@ -91,39 +91,6 @@ PATIENT_TASK: dict[str, Any] = {  # the work is done: only the rows are missing,
 
 
 @dataclass(frozen=True)
-class Shelf:
-    """The models a run may use: their cards, where their files are kept, on which device they run.
-
-    ``licences`` and ``data_terms`` are the allow-list: a model whose own are not among them is refused.
-    """
-
-    cards: tuple[ModelCard, ...] = CARDS
-    weights_dir: Path = Path("~/.glassplate/weights")
-    device: str = "auto"
-    licences: frozenset[str] | None = None  # None: every licence
-    data_terms: frozenset[str] = frozenset({"free", "research-only", "unknown"})
-
-    def card(self, model_id: str) -> ModelCard:
-        """The card of that id; raises Refused when the allow-list does not permit it, UnknownModel when none has it."""
-        found = card_of(model_id, self.cards)
-        if (why := self.refusal(found)) is not None:
-            raise Refused(model_id, expected="a permitted model", found=why)
-        return found
-
-    def first(self, purpose: Purpose) -> ModelCard | None:
-        """The first permitted model for ``purpose``, or None."""
-        return next((c for c in self.cards if c.purpose == purpose and self.refusal(c) is None), None)
-
-    def refusal(self, card: ModelCard) -> str | None:
-        """Why the allow-list refuses a model, or None."""
-        if self.licences is not None and card.licence not in self.licences:
-            return f"licence {card.licence}, permitted are {', '.join(sorted(self.licences))}"
-        if card.data_terms not in self.data_terms:
-            return f"training data {card.data_terms}, permitted is {', '.join(sorted(self.data_terms))}"
-        return None
-
-
-@dataclass(frozen=True)
 class Workshop:
     """Where a run's task runs find things; built once by the flow, holds no open connection."""
 
@@ -137,7 +104,7 @@ class Workshop:
     flow_run_id: str | None
     lease_seconds: int
     night_id: int | None = None
-    models: Shelf = Shelf()
+    models: Shelf = field(default_factory=Shelf)
 
     @property
     def holder(self) -> str:

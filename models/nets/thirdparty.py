@@ -21,8 +21,9 @@ class ThirdParty(nn.Module):
     """A network of spandrel's as one more module: RGB in [0, 1] in, RGB about [0, 1] out.
 
     ``scale``: output side / input side. ``masked``: whether it fills damage and needs a mask. ``architecture``:
-    spandrel's name for it. Pads to the sizes the network takes and crops again. A network that wants one gray channel
-    (colorization) is given Rec. 709 luma.
+    spandrel's name for it. ``multiple_px``: what it wants its sides to be a multiple of. ``supports``: the dtypes it
+    runs in; one that fills damage gives pixels and not a small change of them, so there float32 only. Pads to the sizes
+    the network takes and crops again. A network that wants one gray channel (colorization) is given Rec. 709 luma.
     """
 
     def __init__(self, descriptor: Any) -> None:
@@ -33,10 +34,11 @@ class ThirdParty(nn.Module):
         self.scale: int = getattr(descriptor, "scale", 1)
         self.masked: bool = descriptor.purpose == "Inpainting"
         self.gray: bool = not self.masked and descriptor.input_channels == 1
+        self.multiple_px: int = descriptor.size_requirements.multiple_of
         self.supports: tuple[torch.dtype, ...] = (
             torch.float32,
-            *([torch.bfloat16] if descriptor.supports_bfloat16 else []),
-            *([torch.float16] if descriptor.supports_half else []),
+            *([torch.bfloat16] if descriptor.supports_bfloat16 and not self.masked else []),
+            *([torch.float16] if descriptor.supports_half and not self.masked else []),
         )
         self._descriptor = [descriptor]  # in a list: not a second submodule
 

@@ -21,10 +21,7 @@ from models.network import Network, Restored, load, restore
 from models.registry import ModelCard, Purpose, WeightFile
 from models.weights import UnusableWeights
 
-try:
-    thirdparty._spandrel(Path("none"))
-except UnusableWeights:
-    pytest.skip("needs the extra thirdparty: pip install 'glassplate[thirdparty]'", allow_module_level=True)
+thirdparty._spandrel(Path("none"))  # part of the extra `test`: where it is missing these tests fail, none is skipped
 
 
 def _state(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -91,7 +88,8 @@ def test_restoreformer_is_recognised_and_runs(loaded: Callable[[nn.Module, Purpo
 
 
 def test_ddcolor_takes_gray_and_gives_colour(loaded: Callable[[nn.Module, Purpose], Network]):
-    ddcolor = pytest.importorskip("spandrel_extra_arches.architectures.DDColor")
+    from spandrel_extra_arches.architectures import DDColor as ddcolor
+
     torch.manual_seed(0)
     network = loaded(
         ddcolor.DDColor(encoder_name="convnext-t", decoder_name="MultiScaleColorDecoder", num_input_channels=3,
@@ -109,6 +107,7 @@ def test_lama_fills_what_the_mask_marks(loaded: Callable[[nn.Module, Purpose], N
 
     network = loaded(LaMa(in_nc=4, out_nc=3), "inpaint")
     assert isinstance(network.module, thirdparty.ThirdParty) and network.module.masked
+    assert (network.module.multiple_px, network.module.supports) == (8, (torch.float32,)), "pixels need all their bits"
     picture, mask = _faces(60), np.zeros((1, 60, 60), np.float32)
     mask[0, 20:30, 20:30] = 1
     out = network(picture, mask)

@@ -20,7 +20,8 @@ from small_archive import Archive
 from tasks import colorize, stage
 from tasks.contracts import CLEANED, COLORIZED, BadOutput, Outcome, Plate
 from tasks.recipe import ColorizeConfig
-from tasks.stage import Shelf, Workshop
+from tasks.shelf import Shelf
+from tasks.stage import Workshop
 from toy_models import registered
 
 

@@ -55,7 +55,7 @@ def test_a_restoration_id_changes_with_everything_that_decides_pixels(changed: s
 
 def test_a_recipe_digest_changes_with_a_setting_and_with_the_order_of_stages() -> None:
     telea = RestorationRecipe(name="r", stages=(DetectConfig(), InpaintConfig()))
-    other = RestorationRecipe(name="r", stages=(DetectConfig(), InpaintConfig(method="navier_stokes")))
+    other = RestorationRecipe(name="r", stages=(DetectConfig(), InpaintConfig(model="navier_stokes")))
     turned = RestorationRecipe(name="r", stages=(InpaintConfig(), DetectConfig()))
     assert len({telea.digest(), other.digest(), turned.digest()}) == 3
     assert telea.digest() == RestorationRecipe.model_validate_json(telea.model_dump_json()).digest()

@@ -23,7 +23,7 @@ from small_archive import Archive
 from tasks import enhance, networks, stage
 from tasks.contracts import ENHANCED, GroupFailed, Outcome, Plate, Refused, StageOutput, Unavailable
 from tasks.recipe import EnhanceConfig
-from tasks.stage import Shelf
+from tasks.shelf import Shelf
 from toy_models import registered
 
 TOY = ModelCard("toy", "enhance", "none", licence="MIT", data_terms="free", tile_px=64)

@@ -20,7 +20,8 @@ from small_archive import Archive
 from tasks import faces, networks, stage
 from tasks.contracts import CLEANED, ENHANCED, BadOutput, Outcome, Plate
 from tasks.recipe import FacesConfig
-from tasks.stage import Shelf, Workshop
+from tasks.shelf import Shelf
+from tasks.stage import Workshop
 from toy_models import registered
 
 UNDONE = {6: 8, 8: 6}

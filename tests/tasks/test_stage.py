@@ -25,12 +25,11 @@ from tasks.contracts import (
     Outcome,
     Plate,
     PlateRef,
-    Refused,
     StageOutput,
     Unavailable,
 )
 from tasks.recipe import ARCHIVAL
-from tasks.stage import Identity, Shelf, Stage, Workshop
+from tasks.stage import Identity, Stage, Workshop
 
 
 class Config(Frozen):
@@ -263,11 +262,3 @@ def test_a_group_worked_together_gives_each_scan_its_own_output_or_error(
     again = stage.run_together(LIGHTER, together, plates, Config(), archive.shop())
     assert [r.reused for r in again] == [True, False, True]
     assert groups == [["scan-10.tif", "scan-20.tif", "scan-30.tif"], ["scan-20.tif"]]
-
-
-def test_the_allow_list_refuses_by_licence_and_by_training_data() -> None:
-    strict = Shelf(cards=(CARD, replace(CARD, id="other", data_terms="research-only")), data_terms=frozenset({"free"}))
-    assert strict.card("lighter") is CARD
-    with pytest.raises(Refused, match=r"other.*research-only"):
-        strict.card("other")
-    assert replace(strict, licences=frozenset({"Apache-2.0"})).first("enhance") is None
