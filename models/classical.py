@@ -44,6 +44,7 @@ Floats = NDArray[np.float32]
 Level = NDArray[np.int16]
 
 FULL_SCALE = 4095  # a level holds the luma in 4095 integer steps, so that sums of it are exact
+_BAND_ROWS = 512  # rows handled at once where a whole picture is gone through
 BLOCK_PX = 16  # grid of the local medians; tiles begin on it, so that they cannot show
 HALO_PX = 112
 SMALLEST_SIDE_PX = 48
@@ -99,12 +100,12 @@ class Detection:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Components:
-    """The components of one kind and polarity on one level: pixels with their label, a score and a weight each."""
+    """Components of one kind and polarity on one level: pixels with their label, a score and a weight each."""
 
     kind: str
-    rows: NDArray[np.int64]
-    columns: NDArray[np.int64]
-    labels: NDArray[np.int64]
+    rows: NDArray[np.int32]  # only of those that may be drawn
+    columns: NDArray[np.int32]
+    labels: NDArray[np.int32]
     scores: NDArray[np.float64]
     weights: NDArray[np.float64]
     inner: NDArray[np.bool_]
@@ -113,17 +114,41 @@ class _Components:
 def detect(luma: Floats, config: ClassicalConfig = ClassicalConfig(), *, monochrome: bool = True) -> Detection:
     """The damage on a picture: ``luma`` (H, W) float32 in [0, 1] -> mask of 0 and 1 of the same size.
 
-    Sides under 48 px are never marked. Deterministic; tiles do not show. Memory: a quarter of the luma's bytes a level,
-    60 bytes a candidate pixel, and one tile.
+    Sides under 48 px are never marked. Deterministic; tiles do not show. Memory: see ``detect_in``.
     """
-    height, width = luma.shape
+    return detect_in(levels(luma, config), luma.shape, config, monochrome=monochrome)
+
+
+def levels(luma: Floats, config: ClassicalConfig = ClassicalConfig()) -> list[Level]:
+    """What detection looks at of ``luma``: its effective resolution, half of it; fewer of a small picture.
+
+    At most two and a half bytes a pixel, so that a caller can let go of the luma, which has four, before ``detect_in``.
+    """
     factor = round(1 / effective_scale(luma))
-    mask = np.zeros((height, width), np.uint8)
-    strongest = 0.0
+    found: list[Level] = []
     for step in range(config.levels):
-        level = _level(luma, factor * 2**step)
-        if min(level.shape) < (config.smallest_coarse_side_px if step else SMALLEST_SIDE_PX):
+        size = (max(1, luma.shape[0] // (factor * 2**step)), max(1, luma.shape[1] // (factor * 2**step)))
+        if min(size) < (config.smallest_coarse_side_px if step else SMALLEST_SIDE_PX):
             break
+        found.append(_level(luma, factor * 2**step))
+    return found
+
+
+def detect_in(
+    found_at: list[Level],
+    shape: tuple[int, int],
+    config: ClassicalConfig = ClassicalConfig(),
+    *,
+    monochrome: bool = True,
+) -> Detection:
+    """``detect`` of a picture of ``shape`` (H, W) whose ``levels`` these are.
+
+    Memory beyond the levels: five bytes a pixel for the mask, one tile, 12 bytes a candidate pixel that may be drawn,
+    and 150 bytes a candidate pixel of what reaches over a tile's edge.
+    """
+    mask = np.zeros(shape, np.uint8)
+    strongest = 0.0
+    for step, level in enumerate(found_at):
         found = list(components(level, config))
         stricter = config.coarse_share if step else 1.0
         evidence = _evidence(found, level.size, config, monochrome) / stricter
@@ -131,17 +156,40 @@ def detect(luma: Floats, config: ClassicalConfig = ClassicalConfig(), *, monochr
         if evidence > 1.0:
             weak = _evidence(found, level.size, config, False) / stricter < 1.0
             _draw(found, level.shape, mask, config, config.weak_score if weak else 0.0)
-    count = int(cv2.connectedComponents(mask, connectivity=8)[0]) - 1 if mask.any() else 0
+    count = component_count(mask)
     values = mask.astype(np.float32)
     gate = None if count else f"evidence {strongest:.2f}, damage has 1.00"
     return Detection(Mask(values), count, float(np.count_nonzero(mask) / mask.size), gate)
+
+
+def component_count(marked: NDArray[np.uint8]) -> int:
+    """How many 8-connected components (H, W) ``marked`` has; in bands, as labels would take four bytes a pixel."""
+    total, merged = 0, 0
+    above: NDArray[np.int32] | None = None
+    pairs: list[NDArray[np.int64]] = []
+    for top in range(0, marked.shape[0], _BAND_ROWS):
+        count, labels = cv2.connectedComponents(marked[top : top + _BAND_ROWS], connectivity=8)
+        first = np.where(labels[0] > 0, labels[0] + total, 0)
+        if above is not None:
+            for upper, lower in ((above, first), (above[1:], first[:-1]), (above[:-1], first[1:])):
+                touching = (upper > 0) & (lower > 0)
+                pairs.append(np.stack([upper[touching], lower[touching]]).astype(np.int64))
+        above = np.where(labels[-1] > 0, labels[-1] + total, 0)
+        total += count - 1
+    if pairs and (joined := np.concatenate(pairs, axis=1)).size:
+        graph = coo_matrix((np.ones(joined.shape[1], np.int8), (joined[0], joined[1])), shape=(total + 1, total + 1))
+        merged = total + 1 - int(connected_components(graph, directed=False)[0])
+    return total - merged
 
 
 def _level(luma: Floats, factor: int) -> Level:
     if factor > 1:
         size = (max(1, luma.shape[1] // factor), max(1, luma.shape[0] // factor))
         luma = np.asarray(cv2.resize(luma, size, interpolation=cv2.INTER_AREA), np.float32)
-    return np.rint(luma * FULL_SCALE).astype(np.int16)
+    level = np.empty(luma.shape, np.int16)
+    for top in range(0, luma.shape[0], _BAND_ROWS):  # in bands: as floats a large scan is needed once, not three times
+        level[top : top + _BAND_ROWS] = np.rint(luma[top : top + _BAND_ROWS] * FULL_SCALE)
+    return level
 
 
 def _evidence(found: list[_Components], size: int, config: ClassicalConfig, monochrome: bool) -> float:
@@ -170,56 +218,89 @@ def _draw(
 
 
 def components(level: Level, config: ClassicalConfig) -> Iterator[_Components]:
-    """The scored components of a level, by kind and polarity."""
+    """The scored components of a level: a tile's own as soon as it is looked at, then those that reach over an edge."""
     darkest, lightest = (float(v) for v in np.percentile(level[::2, ::2], [1, 99]))
-    pixels = _candidates(level, config)
-    for (kind, sign), (rows, columns, values) in pixels.items():
-        if len(rows) < 2:
+    limits = (level.shape, darkest, lightest)
+    reaching: dict[tuple[str, int], list[_Pixels]] = {}
+    for key, pixels, labels, beyond in _candidates(level, config):
+        reaching.setdefault(key, []).append(pixels.where(beyond))
+        own = pixels.where(~beyond)
+        if (kept := _sifted(own, labels[~beyond], key[0], config)) is not None:
+            yield _scored(key, kept, limits, config)
+    for key in list(reaching):
+        parts = reaching.pop(key)
+        pixels = _joined(parts)
+        if len(pixels.rows) < 2:
             continue
-        kept = _labelled(rows, columns, level.shape[1], kind, config)
-        if kept is None:
-            continue
-        chosen, labels, count = kept
-        rows, columns = rows[chosen], columns[chosen]
-        features = _features(
-            kind, sign, rows, columns, labels, count, {k: v[chosen].astype(np.float64) for k, v in values.items()},
-            level.shape, darkest, lightest,
-        )  # fmt: skip
-        model = _model(kind)
-        areas = np.bincount(labels, minlength=count)
-        yield _Components(
-            kind=kind,
-            rows=rows,
-            columns=columns,
-            labels=labels,
-            scores=model.score(features),
-            weights=np.sqrt(areas) if kind == BLOB else np.exp(features["llen"]),
-            inner=features["border"] < 0.5,
-        )
+        labels = _connected(pixels.rows, pixels.columns, level.shape[1])
+        if (kept := _sifted(pixels, labels, key[0], config)) is not None:
+            yield _scored(key, kept, limits, config)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Pixels:
+    """Candidate pixels of one kind and polarity: where they are, and what the maps say there."""
+
+    rows: NDArray[np.int32]
+    columns: NDArray[np.int32]
+    values: dict[str, Floats]
+
+    def where(self, chosen: NDArray[np.bool_]) -> _Pixels:
+        return _Pixels(self.rows[chosen], self.columns[chosen], {k: v[chosen] for k, v in self.values.items()})
+
+
+def _joined(parts: list[_Pixels]) -> _Pixels:
+    """All of them in one; a map at a time, so that they are there once and not twice."""
+    rows, columns = np.concatenate([p.rows for p in parts]), np.concatenate([p.columns for p in parts])
+    values = {name: np.concatenate([p.values.pop(name) for p in parts]) for name in list(parts[0].values)}
+    return _Pixels(rows, columns, values)
+
+
+def _scored(
+    key: tuple[str, int],
+    kept: tuple[_Pixels, NDArray[np.int32], int],
+    limits: tuple[tuple[int, int], float, float],
+    config: ClassicalConfig,
+) -> _Components:
+    """Features of the components and their scores; of the pixels only those that may be drawn."""
+    (kind, sign), (pixels, labels, count) = key, kept
+    features = _features(kind, sign, pixels, labels, count, *limits)
+    scores = _model(kind).score(features)
+    lowest = (config.blob_score if kind == BLOB else config.line_score) + min(0.0, config.weak_score)
+    drawn = (scores > lowest)[labels]
+    return _Components(
+        kind=kind,
+        rows=pixels.rows[drawn],
+        columns=pixels.columns[drawn],
+        labels=labels[drawn],
+        scores=scores,
+        weights=np.sqrt(np.bincount(labels, minlength=count)) if kind == BLOB else np.exp(features["llen"]),
+        inner=features["border"] < 0.5,
+    )
 
 
 def _candidates(
     level: Level, config: ClassicalConfig
-) -> dict[tuple[str, int], tuple[NDArray[np.int64], NDArray[np.int64], dict[str, Floats]]]:
+) -> Iterator[tuple[tuple[str, int], _Pixels, NDArray[np.int32], NDArray[np.bool_]]]:
+    """((kind, sign), pixels, their labels, whether their component may go on beyond the tile), tile by tile."""
     height, width = level.shape
-    parts: dict[tuple[str, int], list[tuple[Any, Any, dict[str, Floats]]]] = {}
     for top in range(0, height, config.tile_px):
         for left in range(0, width, config.tile_px):
             h, w = min(config.tile_px, height - top), min(config.tile_px, width - left)
             tile = _cut(level, top, left, -(-h // BLOCK_PX) * BLOCK_PX, -(-w // BLOCK_PX) * BLOCK_PX)
+            inside = np.s_[SUMMED_HALO_PX : SUMMED_HALO_PX + h, SUMMED_HALO_PX : SUMMED_HALO_PX + w]
             for kind, sign, candidate, maps in _maps(tile, config):
-                inside = np.s_[SUMMED_HALO_PX : SUMMED_HALO_PX + h, SUMMED_HALO_PX : SUMMED_HALO_PX + w]
-                rows, columns = np.nonzero(candidate[inside])
+                flags = np.ascontiguousarray(candidate[inside]).view(np.uint8)
+                count, labelled = cv2.connectedComponents(flags, connectivity=8)
+                rows, columns = np.nonzero(flags)
+                labels = np.asarray(labelled[rows, columns] - 1, np.int32)
+                edge = (rows == 0) & (top > 0) | (rows == h - 1) & (top + h < height)
+                edge |= (columns == 0) & (left > 0) | (columns == w - 1) & (left + w < width)
+                beyond = np.zeros(max(0, count - 1), np.bool_)
+                beyond[labels[edge]] = True
                 values = {name: np.asarray(m[inside][rows, columns], np.float32) for name, m in maps.items()}
-                parts.setdefault((kind, sign), []).append((rows + top, columns + left, values))
-    return {
-        key: (
-            np.concatenate([p[0] for p in found]),
-            np.concatenate([p[1] for p in found]),
-            {name: np.concatenate([p[2][name] for p in found]) for name in found[0][2]},
-        )
-        for key, found in parts.items()
-    }
+                place = (rows + top).astype(np.int32), (columns + left).astype(np.int32)
+                yield (kind, sign), _Pixels(*place, values), labels, beyond[labels]
 
 
 def _cut(level: Level, top: int, left: int, height: int, width: int) -> Level:
@@ -348,28 +429,28 @@ def _whole(value: float) -> int:
     return int(np.floor(value + 0.5))
 
 
-def _labelled(
-    rows: NDArray[np.int64], columns: NDArray[np.int64], width: int, kind: str, config: ClassicalConfig
-) -> tuple[NDArray[np.bool_], NDArray[np.int64], int] | None:
-    """(which pixels stay, their labels, how many labels): components of two pixels, lines of some length."""
-    labels, count = _connected(rows, columns, width)
+def _sifted(
+    pixels: _Pixels, labels: NDArray[np.int32], kind: str, config: ClassicalConfig
+) -> tuple[_Pixels, NDArray[np.int32], int] | None:
+    """(pixels that stay, their labels from 0, how many labels): components of two pixels, lines of some length."""
+    count = int(labels.max()) + 1 if len(labels) else 0
     if kind == LINE:
         low = np.full((2, count), 1 << 30)
         high = np.zeros((2, count), np.int64)
-        for axis, values in ((0, rows), (1, columns)):
-            np.minimum.at(low[axis], labels, values)
-            np.maximum.at(high[axis], labels, values)
-        good = (high - low).max(axis=0) + 1 >= config.line_length_px
+        for axis, places in ((0, pixels.rows), (1, pixels.columns)):
+            np.minimum.at(low[axis], labels, places)
+            np.maximum.at(high[axis], labels, places)
+        good = (high - low).max(axis=0, initial=-1) + 1 >= config.line_length_px
     else:
         good = np.bincount(labels, minlength=count) >= 2
     if not good.any():
         return None
     chosen = good[labels]
-    return chosen, (np.cumsum(good) - 1)[labels[chosen]], int(good.sum())
+    return pixels.where(chosen), (np.cumsum(good, dtype=np.int32) - 1)[labels[chosen]], int(good.sum())
 
 
-def _connected(rows: NDArray[np.int64], columns: NDArray[np.int64], width: int) -> tuple[NDArray[np.int64], int]:
-    """8-connected labels of a list of pixels, from 0, and their number."""
+def _connected(rows: NDArray[np.int32], columns: NDArray[np.int32], width: int) -> NDArray[np.int32]:
+    """8-connected labels of a list of pixels, from 0."""
     place = rows.astype(np.int64) * (width + 2) + columns
     order = np.argsort(place, kind="stable")
     ordered = place[order]
@@ -378,28 +459,27 @@ def _connected(rows: NDArray[np.int64], columns: NDArray[np.int64], width: int) 
         at = np.searchsorted(ordered, ordered + offset)
         at[at == len(ordered)] = 0
         there = ordered[at] == ordered + offset
-        edges.append(np.stack([np.nonzero(there)[0], at[there]]))
+        edges.append(np.stack([np.nonzero(there)[0], at[there]]).astype(np.int32))
     pairs = np.concatenate(edges, axis=1)
     graph = coo_matrix((np.ones(pairs.shape[1], np.int8), (pairs[0], pairs[1])), shape=(len(ordered), len(ordered)))
-    count, found = connected_components(graph, directed=False)
-    labels = np.empty(len(ordered), np.int64)
-    labels[order] = found
-    return labels, int(count)
+    labels = np.empty(len(ordered), np.int32)
+    labels[order] = connected_components(graph, directed=False)[1]
+    return labels
 
 
 def _features(
     kind: str,
     sign: int,
-    rows: NDArray[np.int64],
-    columns: NDArray[np.int64],
-    labels: NDArray[np.int64],
+    pixels: _Pixels,
+    labels: NDArray[np.int32],
     count: int,
-    values: dict[str, NDArray[np.float64]],
     shape: tuple[int, int],
     darkest: float,
     lightest: float,
 ) -> dict[str, NDArray[np.float64]]:
     """(count,) float64 by feature name; the names are those of the fit."""
+    rows, columns = pixels.rows, pixels.columns
+    v = _Doubles(pixels.values)
     area = np.bincount(labels, minlength=count).astype(np.float64)
 
     def mean(of: NDArray[Any]) -> NDArray[np.float64]:
@@ -419,7 +499,7 @@ def _features(
     major = trace / 2 + np.sqrt(np.maximum(trace * trace / 4 - determinant, 0))
     minor = np.maximum(trace - major, 1e-3)
     length = np.sqrt(12 * major)
-    v, height, width = values, *shape
+    height, width = shape
     top = np.maximum(mean(v["top"]), 4)
     rim = max(4, 0.02 * min(height, width))
     near = np.minimum(np.minimum(rows, height - 1 - rows), np.minimum(columns, width - 1 - columns)) < rim
@@ -449,6 +529,16 @@ def _features(
         "border": mean(near),
         "pol": np.full(count, float(sign)),
     }
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Doubles:
+    """Maps in double precision, each made when it is asked for and not kept."""
+
+    single: dict[str, Floats]
+
+    def __getitem__(self, name: str) -> NDArray[np.float64]:
+        return self.single[name].astype(np.float64)
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -94,8 +94,8 @@ CARDS: tuple[ModelCard, ...] = (
         files=(
             WeightFile(
                 "bundled:detect.safetensors",
-                "e87b2e8208b5d748e5d3e6960eb0eeb9dd11a9da886806bf278db21546a37f40",
-                2_261_150,
+                "b3453ba305ceb1d521800330861e0677a4f46ba2b01c987eb530ca3fe37ea39d",
+                2_261_166,
             ),
         ),
         trained_on="2,889 photographs of at most 250 px: BSDS500, ImageNet, COCO, LSP, CCP, Caltech-101, DPST "

@@ -6,49 +6,65 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 from prefect import task
 
-from models import classical, imaging, tint
+from models import classical, combined, imaging, tint
 from models.imaging import DAMAGED, Mask, Raster
 from models.nets import detect as net
 from models.nets.detect import LearntDetector
+from models.registry import card as card_of
 from tasks import stage
 from tasks.contracts import MASTER, Plate, PlateRef, StageOutput, StageResult
 from tasks.networks import weights_of
 from tasks.recipe import DetectConfig
-from tasks.stage import Shelf, Stage, Workshop
+from tasks.shelf import Shelf
+from tasks.stage import Stage, Workshop
 
+NETWORK = "glassplate-detect-1"
 TINT_LONG_SIDE_PX = 512
 SURE_OF_COLOUR = 0.9  # below it a stained or yellowed print is likelier than a colour photograph
 _resident: dict[Path, LearntDetector] = {}
 
 
 def stage_of(config: DetectConfig, models: Shelf) -> Stage:
-    """What this stage reads and uses under ``config``."""
-    code = (sys.modules[__name__], classical, tint) if config.model == "classical" else (sys.modules[__name__], net)
-    return Stage("detect", reads=(MASTER,), code=code, card=models.card(config.model))
+    """What this stage reads and uses under ``config``.
+
+    ``combined`` is the classical detector alone where the allow-list does not permit the network: nothing else could
+    run at all there, and the model's name in the result says so.
+    """
+    model = config.model
+    if model == "combined" and models.refusal(card_of(NETWORK, models.cards)) is not None:
+        model = "classical"
+    own = {"classical": (classical,), NETWORK: (net,)}.get(model, (combined, classical, net))
+    card = models.card(NETWORK if model == "combined" else model)
+    return Stage("detect", reads=(MASTER,), code=(sys.modules[__name__], tint, *own), card=card)
 
 
 def find_damage(plate: Plate, config: DetectConfig, /, detector: LearntDetector | None = None) -> StageOutput:
     """The mask of what is damaged on the master; all zero when nothing is found that is worth mending.
 
-    Found by ``detector``, or by the classical detector when there is none. Nothing is marked inside ``protect``.
+    Found by ``detector``, by the classical detector when there is none, or by both, as ``config.model`` says. Nothing
+    is marked inside ``protect``.
     Measures: ``damage_coverage`` (share of pixels, 0..1) and ``damage_components`` (connected regions).
     """
     scan = plate[MASTER]
-    mask = _classical(scan) if detector is None else net.detect(imaging.luminance(scan), detector)
+    luma, monochrome = imaging.luminance(scan), not _in_colour(scan)
+    if detector is None:
+        mask = classical.detect(luma, monochrome=monochrome).mask
+    elif config.model == "combined":
+        mask = combined.detect(luma, detector, monochrome=monochrome)
+    else:
+        mask = net.detect(luma, detector, monochrome=monochrome)
     mask = protected(mask, config.protect)
-    marked = (mask.values >= DAMAGED).view(np.uint8)
-    count = cv2.connectedComponents(marked, connectivity=8)[0] - 1 if marked.any() else 0
+    count = classical.component_count((mask.values >= DAMAGED).view(np.uint8))
     return StageOutput(mask=mask, measures={"damage_coverage": mask.coverage, "damage_components": float(count)})
 
 
-def _classical(scan: Raster) -> Mask:
+def _in_colour(scan: Raster) -> bool:
+    """Whether the scan is surely a colour photograph: damage must then be plainer before it counts."""
     found = tint.decide(imaging.srgb8(scan, long_side_px=TINT_LONG_SIDE_PX))
-    in_colour = found.kind is tint.Kind.COLOUR and found.confidence >= SURE_OF_COLOUR
-    return classical.detect(imaging.luminance(scan), monochrome=not in_colour).mask
+    return found.kind is tint.Kind.COLOUR and found.confidence >= SURE_OF_COLOUR
 
 
 def protected(mask: Mask, rectangles: Sequence[tuple[int, int, int, int]]) -> Mask:
@@ -65,8 +81,13 @@ def protected(mask: Mask, rectangles: Sequence[tuple[int, int, int, int]]) -> Ma
 def detect(plates: list[PlateRef], config: DetectConfig, shop: Workshop) -> list[StageResult]:
     """Each plate with its damage mask."""
     chosen = stage_of(config, shop.models)
-    detector = _detector(weights_of(chosen.card, shop)) if chosen.card and chosen.card.files else None
-    return stage.run(chosen, lambda plate, own: find_damage(plate, own, detector), plates, config, shop)
+
+    def find(plate: Plate, own: DetectConfig, /) -> StageOutput:
+        # Weights that cannot be used fail each scan with the reason; they are loaded once a process.
+        detector = _detector(weights_of(chosen.card, shop)) if chosen.card and chosen.card.files else None
+        return find_damage(plate, own, detector)
+
+    return stage.run(chosen, find, plates, config, shop)
 
 
 def _detector(path: Path) -> LearntDetector:

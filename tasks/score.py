@@ -28,7 +28,8 @@ from tasks.contracts import (
     StageResult,
 )
 from tasks.recipe import ScoreConfig
-from tasks.stage import Shelf, Stage, Workshop
+from tasks.shelf import Shelf
+from tasks.stage import Stage, Workshop
 
 DERIVATIVES = (CLEANED, ENHANCED, COLORIZED)
 UNCHANGED = "nothing changed, nothing to measure"

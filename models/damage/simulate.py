@@ -29,6 +29,9 @@ class Damaged:
     ``clean`` (H, W, C) float32 in [0, 1]: what a perfect restoration would return (decoys included, they are content);
     ``damaged`` the same shape: what the scanner saw; ``mask`` (H, W) float32 in [0, 1]: 1 = wholly covered by damage;
     ``kinds`` (H, W) uint8: index into ``KINDS`` of the mark that covers most, 0 where the mask is below 0.1;
+    ``strength`` (H, W) float32: by how much (of full scale, in the channel that changed most) marks moved a pixel when
+    they were laid on, before what came after them; 0 where there is none: what can be seen depends on it, and on how
+    busy the picture is there;
     ``parameters``: everything drawn, plain values (``parameters["marks"]`` lists the marks with kind, width, change).
     """
 
@@ -36,6 +39,7 @@ class Damaged:
     damaged: NDArray[np.float32]
     mask: NDArray[np.float32]
     kinds: NDArray[np.uint8]
+    strength: NDArray[np.float32]
     parameters: dict[str, Any]
 
 
@@ -61,17 +65,19 @@ def simulate(
         clean = np.clip(clean, 0, 1)
     strengths = {name: light.drawn(rng, getattr(recipe, name)) for name in EFFECTS}
     beneath, above = _draw_marks(shape, rng, recipe, stamps)
-    mask, best, kinds = np.zeros(shape, np.float32), np.zeros(shape, np.float32), np.zeros(shape, np.uint8)
+    mask, best, strength = (np.zeros(shape, np.float32) for _ in range(3))
+    found = _Found(mask, best, strength, np.zeros(shape, np.uint8))
 
     x = _scene(clean, rng, strengths)
     share = rng.uniform(0, 1)
     x = x if not strengths["grain"] else light.grain(x, rng, strengths["grain"] * share)
     x = x.copy() if x is clean or x is picture else x
     for layer in beneath:
-        _lay(x, layer, mask, best, kinds)
+        _lay(x, layer, found)
     x = _print(x, rng, strengths)
     for layer in above:
-        _lay(x, layer, mask, best, kinds)
+        _lay(x, layer, found)
+    kinds = found.kinds
     np.clip(x, 0, 1, out=x)
     if strengths["grain"]:
         x = light.grain(x, rng, strengths["grain"] * (1 - share))
@@ -85,7 +91,7 @@ def simulate(
     kinds[mask < 0.1] = 0
     parameters: dict[str, Any] = {"recipe": recipe.name, "decoys": decoys, **strengths}
     parameters["marks"] = [_record(layer) for layer in (*beneath, *above)]
-    return Damaged(clean, np.clip(x, 0, 1), np.clip(mask, 0, 1), kinds, parameters)
+    return Damaged(clean, np.clip(x, 0, 1), np.clip(mask, 0, 1), kinds, found.strength, parameters)
 
 
 EFFECTS = (
@@ -160,14 +166,19 @@ def _print(x: NDArray[np.float32], rng: np.random.Generator, strengths: dict[str
     return x
 
 
-def _lay(
-    x: NDArray[np.float32],
-    layer: Layer,
-    mask: NDArray[np.float32],
-    best: NDArray[np.float32],
-    kinds: NDArray[np.uint8],
-) -> None:
-    """Lays one mark on ``x`` in place and enters what can be seen of it in ``mask`` and ``kinds``."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _Found:
+    """What the marks laid so far cover: see ``Damaged``; ``best`` is the cover of the mark that ``kinds`` names."""
+
+    mask: NDArray[np.float32]
+    best: NDArray[np.float32]
+    strength: NDArray[np.float32]
+    kinds: NDArray[np.uint8]
+
+
+def _lay(x: NDArray[np.float32], layer: Layer, found: _Found) -> None:
+    """Lays one mark on ``x`` in place and enters what can be seen of it in ``found``."""
+    mask, best, kinds = found.mask, found.best, found.kinds
     window, alpha = layer.patch.window, layer.patch.alpha
     under = x[window]
     change = layer.change if isinstance(layer.change, float) else layer.change[:, :, None]
@@ -184,6 +195,7 @@ def _lay(
     shown = cv2.dilate(np.ascontiguousarray(seen), np.ones((5, 5), np.uint8))
     cover = alpha * np.minimum(shown / np.float32(VISIBLE), np.float32(1))
     x[window] = after
+    np.maximum(found.strength[window], seen, out=found.strength[window])
     mask[window] = 1 - (1 - mask[window]) * (1 - cover)
     first = (cover >= best[window]) & (cover >= 0.1)
     np.copyto(best[window], cover, where=first)

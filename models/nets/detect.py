@@ -24,6 +24,7 @@ FINE = 8  # channels that come back to full size
 MULTIPLE_PX = 16
 NEIGHBOURHOOD_PX = 21
 FEATURES = 9
+SPREAD, SPREAD_GAIN = 6, 4.0  # which feature is the local spread, and how many times it
 LINE_PX = 15  # a line is summed over so many pixels: its noise falls by the root of that
 DIRECTIONS = 12
 BESIDE_PX = 3.0  # and compared with what lies so far to either side
@@ -54,7 +55,7 @@ def features(luma: NDArray[np.float32]) -> NDArray[np.float32]:
         around = np.ones((width, width), np.uint8)
         np.clip((luma - cv2.morphologyEx(luma, cv2.MORPH_OPEN, around)) * half, 0, 3, out=out[channel])
         np.clip((cv2.morphologyEx(luma, cv2.MORPH_CLOSE, around) - luma) * half, 0, 3, out=out[channel + 1])
-    np.multiply(spread, 4, out=out[6])
+    np.multiply(spread, SPREAD_GAIN, out=out[SPREAD])
     _lines((centred - mean) * half, out[7], out[8])
     return out
 
@@ -128,17 +129,32 @@ class Calibration:
     """From logits to an answer, measured on held-out pictures and kept with the weights.
 
     ``offsets`` are added to the logits of the pyramid's levels (1, 1/2, 1/4, 1/8 of the worked size) before the highest
-    is taken; the sigmoid of that is the score. A connected mark of scores of at least ``keep`` counts when it reaches
-    ``seed`` somewhere: faint ends of a sure scratch are kept, faint texture is not.
+    is taken; the sigmoid of that is the score. A connected mark of at least ``least_px`` pixels with scores of at least
+    ``keep`` counts when it reaches ``seed`` somewhere: faint ends of a sure scratch are kept, faint texture is not.
+
+    Damage comes in company, and what only looks like it does not: a mark counts only where at least the share
+    ``open_colour`` (``open_gray``, when the scan is monochrome) of the 512 x 512 pixels around it scores ``sure``. A
+    sound colour photograph is common and a spotless old monochrome print is not, so the second share is smaller.
     """
 
     offsets: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
     keep: float = 0.5
     seed: float = 0.7
+    least_px: int = 1
+    sure: float = 0.97
+    open_colour: float = 0.0
+    open_gray: float = 0.0
 
     def packed(self) -> list[float]:
         """As the numbers of the buffer ``calibration``."""
-        return [*self.offsets, self.keep, self.seed]
+        gate = [self.sure, self.open_colour, self.open_gray]
+        return [*self.offsets, self.keep, self.seed, float(self.least_px), *gate]
+
+    @classmethod
+    def unpacked(cls, numbers: Sequence[float]) -> Calibration:
+        """From the numbers of the buffer."""
+        first, second, third, fourth, keep, seed, least_px, sure, colour, gray = numbers
+        return cls((first, second, third, fourth), keep, seed, round(least_px), sure, colour, gray)
 
 
 class DetectNet(nn.Module):
@@ -168,8 +184,7 @@ class DetectNet(nn.Module):
 
     def calibrated(self) -> Calibration:
         """What the buffer says."""
-        first, second, third, fourth, keep, seed = (float(v) for v in self.calibration.float().cpu())
-        return Calibration((first, second, third, fourth), keep, seed)
+        return Calibration.unpacked([float(v) for v in self.calibration.float().cpu()])
 
     def forward(self, given: torch.Tensor) -> torch.Tensor:
         """See the class."""
@@ -248,23 +263,36 @@ def folded(network: DetectNet) -> DetectNet:
     return copy
 
 
-def detect(luma: NDArray[np.float32], detector: LearntDetector, config: DetectConfig = DetectConfig()) -> Mask:
+def detect(
+    luma: NDArray[np.float32],
+    detector: LearntDetector,
+    config: DetectConfig = DetectConfig(),
+    *,
+    monochrome: bool = True,
+) -> Mask:
     """The damage of a scan: (H, W) luma in [0, 1] of any size -> Mask of 0 and 1.
 
     Soft scans are searched at the size at which only noise would be lost (``effective_scale``), every scan at that
-    size and up to three halvings of it, in tiles. Beside the luma and its mask this holds one byte a worked pixel and
-    what one tile needs.
+    size and up to three halvings of it, in tiles. ``monochrome``: the scan is no colour photograph. Beside the luma and
+    its mask this holds one byte a worked pixel and what one tile needs.
     """
-    return marks(worked_scores(luma, detector, config), luma.shape, detector.calibration, config)
+    worked = worked_scores(luma, detector, config)
+    return marks(worked, luma.shape, detector.calibration, config, monochrome=monochrome)
 
 
 def marks(
-    worked: NDArray[np.uint8], shape: tuple[int, ...], calibration: Calibration, config: DetectConfig = DetectConfig()
+    worked: NDArray[np.uint8],
+    shape: tuple[int, ...],
+    calibration: Calibration,
+    config: DetectConfig = DetectConfig(),
+    *,
+    monochrome: bool = True,
 ) -> Mask:
     """The answer at the scan's size ``shape`` (H, W) from the scores at the worked size."""
     keep = config.keep if config.keep is not None else calibration.keep
     seed = config.seed if config.seed is not None else calibration.seed
-    marked = linked(worked, _step(keep), _step(max(seed, keep)))
+    where = opened(worked, calibration, monochrome=monochrome)
+    marked = linked(worked, _step(keep), _step(max(seed, keep)), calibration.least_px, where)
     if config.dilate_px:
         side = 2 * config.dilate_px + 1
         kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
@@ -275,6 +303,30 @@ def marks(
     for left, top, width, height in config.protect:
         values[max(top, 0) : max(top + height, 0), max(left, 0) : max(left + width, 0)] = 0
     return Mask(values)
+
+
+def opened(worked: NDArray[np.uint8], calibration: Calibration, *, monochrome: bool) -> NDArray[np.bool_]:
+    """(h / 8, w / 8) whether the gate is open in each cell of 8 x 8: see ``Calibration``."""
+    least = calibration.open_gray if monochrome else calibration.open_colour
+    return np.asarray(company(worked, calibration.sure) >= np.float32(least))
+
+
+CELL_PX = 8
+AROUND_CELLS = 64
+
+
+def company(worked: NDArray[np.uint8], sure: float) -> NDArray[np.float32]:
+    """(h / 8, w / 8): for each cell of 8 x 8, the share of the 512 x 512 pixels around it that score ``sure``.
+
+    ``worked``: (h, w) scores in 256 steps; in a scan no larger than that, the share of all of it.
+    """
+    size = (math.ceil(worked.shape[1] / CELL_PX), math.ceil(worked.shape[0] / CELL_PX))
+    above = np.asarray(worked >= _step(sure), np.uint8) * np.uint8(255)
+    cells = np.asarray(cv2.resize(above, size, interpolation=cv2.INTER_AREA), np.float32) / np.float32(255)
+    if max(size) <= AROUND_CELLS:
+        return np.full_like(cells, float(np.count_nonzero(above)) / above.size)
+    around = (min(AROUND_CELLS, size[0]), min(AROUND_CELLS, size[1]))
+    return np.asarray(cv2.blur(cells, around, borderType=cv2.BORDER_REFLECT), np.float32)
 
 
 def scores(worked: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -366,21 +418,31 @@ BAND_PX = 16_000_000
 BAND_MARGIN_PX = 256
 
 
-def linked(score: NDArray[np.uint8], keep: int, seed: int) -> NDArray[np.uint8]:
-    """(h, w) uint8, 1 where ``score`` >= ``keep`` and its connected mark somewhere reaches ``seed``.
+def linked(
+    score: NDArray[np.uint8], keep: int, seed: int, least_px: int = 1, where: NDArray[np.bool_] | None = None
+) -> NDArray[np.uint8]:
+    """(h, w) uint8, 1 where ``score`` >= ``keep`` in a connected mark of ``least_px`` that somewhere reaches ``seed``.
 
-    Large pictures are looked through in bands that overlap by 256 rows: labels need four bytes a pixel.
+    ``where`` (smaller than the scan, enlarged to it) says where reaching it counts. Large pictures are looked through
+    in bands that overlap by 256 rows: labels need four bytes a pixel.
     """
     height, width = score.shape
     out = np.zeros(score.shape, np.uint8)
+    counts = None
+    if where is not None:
+        if not where.any():
+            return out
+        counts = cv2.resize(where.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
     rows = max(BAND_PX // width, BAND_MARGIN_PX)
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
         first, last = max(top - BAND_MARGIN_PX, 0), min(bottom + BAND_MARGIN_PX, height)
         band = score[first:last]
-        _, labels = cv2.connectedComponents((band >= keep).astype(np.uint8), connectivity=8)
-        sure = np.zeros(int(labels.max()) + 1, np.uint8)
-        sure[labels[band >= seed]] = 1
+        count, labels, places, _ = cv2.connectedComponentsWithStats((band >= keep).astype(np.uint8), connectivity=8)
+        reached = band >= seed if counts is None else (band >= seed) & (counts[first:last] > 0)
+        sure = np.zeros(count, np.uint8)
+        sure[labels[reached]] = 1
+        sure[places[:, cv2.CC_STAT_AREA] < least_px] = 0
         sure[0] = 0
         out[top:bottom] = sure[labels[top - first : bottom - first]]
     return out

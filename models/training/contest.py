@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models import classical
+from models import classical, combined
 from models.nets.detect import DetectConfig, LearntDetector, marks, scores, worked_scores
 from models.tiling import is_gray
 from models.training import frozen, real_lines
@@ -66,12 +66,28 @@ def learnt(detector: LearntDetector, name: str = "learnt", config: DetectConfig 
     """The network over its pyramid."""
     thin = replace(config, dilate_px=0)
 
-    def examine(luma: Luma, _gray: bool) -> Examined:
+    def examine(luma: Luma, gray: bool) -> Examined:
         worked = worked_scores(luma, detector, config)
-        marked, delivered = (marks(worked, luma.shape, detector.calibration, how).values > 0 for how in (thin, config))
+        marked, delivered = (
+            marks(worked, luma.shape, detector.calibration, how, monochrome=gray).values > 0 for how in (thin, config)
+        )
         return Examined(scores(worked, luma.shape), marked, delivered)
 
     return Contender(name, examine)
+
+
+def combined_contender(detector: LearntDetector) -> Contender:
+    """Both detectors together; its score is the network's, raised to 1 where only the classical detector marks."""
+
+    def examine(luma: Luma, gray: bool) -> Examined:
+        thin, delivered = (
+            combined.detect(luma, detector, monochrome=gray, dilated=way).values > 0 for way in (False, True)
+        )
+        score = scores(worked_scores(luma, detector), luma.shape)
+        classical_only = thin & (score < detector.calibration.keep)
+        return Examined(np.where(classical_only, np.float32(1), score), thin, delivered)
+
+    return Contender("combined", examine)
 
 
 def shrunk(detector: LearntDetector) -> Contender:

@@ -27,7 +27,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from models.damage import DamageRecipe, Stamps, load_stamps, simulate
-from models.nets.detect import features
+from models.nets.detect import SPREAD, SPREAD_GAIN, features
 from models.training import guard
 
 log = logging.getLogger(__name__)
@@ -258,7 +258,8 @@ def crop(
 
 
 LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)  # Rec. 709, as imaging.luminance
-SEEN = 0.7  # local spreads, halved: what stands out so far can be seen
+SEEN = 1.0  # local spreads: a mark that changed a pixel by so much can be seen wholly
+UNSEEN = 0.35  # and one by less than this, in a place as busy, by nobody
 THICK = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (13, 13))
 
 
@@ -266,8 +267,8 @@ THICK = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (13, 13))
 class DamageSampler:
     """Samples for a detector, all (C, S, S): ``input``, the 9 features of luma; ``target``, the soft mask in [0, 1].
 
-    ``thick`` is what of the mask is at least 13 px wide, ``seen`` in [0, 1] how far a pixel stands out from the 11 px
-    around it: both say how much a pixel weighs.
+    ``thick`` is what of the mask is at least 13 px wide, ``seen`` in [0, 1] how much its
+    mark changed a pixel, in units of the spread around it (texture hides a scuff): both say how much a pixel weighs.
 
     Odd samples are damaged as ``damaged`` says, even ones as ``clean`` says, so that half of every batch has nothing
     to find (things that only look like damage included: both recipes draw decoys).
@@ -286,10 +287,11 @@ class DamageSampler:
         stamps = stock.stamps if rng.random() < self.stamped_share else None
         made = simulate(part, rng, self.damaged if number % 2 else self.clean, stamps)
         luma = made.damaged @ LUMA if made.damaged.shape[2] == 3 else made.damaged[..., 0]
-        thick = cv2.morphologyEx(made.mask, cv2.MORPH_OPEN, THICK)
+        thick = np.asarray(cv2.morphologyEx(made.mask, cv2.MORPH_OPEN, THICK), np.float32)
         given = features(luma)
-        seen = np.clip(given[2:6].max(0) / np.float32(SEEN), 0, 1)
-        seen = np.maximum(seen, thick)
+        spread = given[SPREAD] / np.float32(SPREAD_GAIN)
+        seen = np.clip((made.strength / spread - np.float32(UNSEEN)) / np.float32(SEEN - UNSEEN), 0, 1)
+        seen = np.asarray(cv2.dilate(seen, np.ones((3, 3), np.uint8)), np.float32)  # a soft rim is seen with its line
         return {"input": given, "target": made.mask[None], "thick": thick[None], "seen": seen[None]}
 
 

@@ -22,6 +22,7 @@ from models.training.contest import (
     RIM_PX,
     Frozen,
     classical_contender,
+    combined_contender,
     cost,
     learnt,
     luma_of,
@@ -43,11 +44,11 @@ GOALS = {"auc": 0.97, "f1": 0.75, "clean": CLEAN_LIMIT, "hairline": 0.7}
 
 
 def compare(data: Path, detector: LearntDetector, *, times: Sequence[int] = TIMES) -> dict[str, Any]:
-    """All measures of classical, learnt and learnt at 256 px, as plain values by contender.
+    """All measures of classical, learnt, both combined and learnt at 256 px, as plain values by contender.
 
     ``data``: the folder with ``bench`` (and ``real``, where real lines are measured). Takes minutes on two cores.
     """
-    contenders = [classical_contender(), learnt(detector), shrunk(detector)]
+    contenders = [classical_contender(), learnt(detector), combined_contender(detector), shrunk(detector)]
     bench = data / "bench"
     out: dict[str, Any] = {"contenders": [c.name for c in contenders], "frozen": {}, "marks": {}, "kinds": {}}
     for enlarged in times:
@@ -131,11 +132,11 @@ def _row(values: Sequence[object]) -> str:
     return "| " + " | ".join(f"{v:.3f}" if isinstance(v, float) else str(v) for v in values) + " |"
 
 
-def wins(measured: dict[str, Any]) -> bool:
-    """Whether the learnt detector may be the default: a better F1 on the frozen set, and clean pictures as clean."""
+def wins(measured: dict[str, Any], name: str = "combined") -> bool:
+    """Whether ``name`` may be the default: on the frozen set a better F1 than classical, clean pictures as clean."""
     one, clean = measured["frozen"][1], measured["clean"]
-    better = one["learnt"]["f1"] > one["classical"]["f1"]
-    return bool(better and clean["learnt"][0] <= clean["classical"][0])
+    better = one[name]["f1"] > one["classical"]["f1"]
+    return bool(better and clean[name][0] <= clean["classical"][0])
 
 
 def adopt(candidate: Path, bench: Path, *, place: Path = WEIGHT) -> bool:

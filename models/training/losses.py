@@ -54,6 +54,34 @@ class PictureLoss:
         return {"distance": self.weight * (difference.square() + self.rounding**2).sqrt().mean()}
 
 
+@dataclass(frozen=True, slots=True)
+class ColourLoss:
+    """For a colour network's a, b: Charbonnier distance to ``target``, and to its chroma, by how rare its colour is.
+
+    Distance alone is least for the average of what a thing may be, and the average of red and green is brown. So rare
+    colours count more (``batch["weight"]``), and chroma counts by itself: there an average costs as much as an error.
+    """
+
+    rounding: float = 0.02  # in units of 50 of CIELAB: a difference of 1, which nobody sees
+    chroma_weight: float = 0.3
+
+    def __call__(self, output: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
+        """``output`` and ``target`` (N, 2, H, W) of one unit, ``weight`` (N, 1, H, W) of about 1 on average."""
+        made, target, weight = output.float(), batch["target"].float(), batch["weight"].float()
+        apart = (made - target).square().sum(1, keepdim=True)
+        chroma = (made.square().sum(1, keepdim=True) + self.rounding**2).sqrt()
+        true_chroma = (target.square().sum(1, keepdim=True) + self.rounding**2).sqrt()
+        return {
+            "distance": (weight * (apart + self.rounding**2).sqrt()).mean(),
+            "chroma": self.chroma_weight * (weight * (chroma - true_chroma).abs()).mean(),
+        }
+
+
+def in_lab(colours: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """(N, 3, H, W) for a critic: ``batch["light"]``, 0 in the middle, over a, b; what the gray suffered is not seen."""
+    return torch.cat([2 * batch["light"] - 1, colours.to(batch["light"].dtype)], 1)
+
+
 def critic_hinge(real: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
     """What a critic is told of its scores: real above 1, made below -1 (Lim and Ye, Geometric GAN, 2017)."""
     return functional.relu(1 - real.float()).mean() + functional.relu(1 + made.float()).mean()

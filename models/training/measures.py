@@ -135,12 +135,12 @@ Pair = tuple[NDArray[np.float32], Mapping[str, NDArray[np.float32]]]
 def mask_measures(pairs: Sequence[Pair]) -> dict[str, float]:
     """Of logits against ``target`` masks: ``auc``, ``ap``, ``f1`` at its best threshold, ``clean_share`` marked there.
 
-    ``clean_share`` is of the samples whose target is empty.
+    ``clean_share`` is of the samples whose target is empty. Damaged pixels count where ``seen`` is at least a half.
     """
     everywhere, clean = Scores(), Scores()
     for output, sample in pairs:
         score = _sigmoid(output[0])
-        everywhere.add(score, sample["target"][0])
+        everywhere.add(score, sample["target"][0], sample["seen"][0] >= 0.5)
         if not sample["target"].any():
             clean.add(score, sample["target"][0])
     f1, threshold = everywhere.best()

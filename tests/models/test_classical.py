@@ -81,3 +81,10 @@ def test_a_colour_picture_needs_more_evidence_than_a_black_and_white_one() -> No
 
 def test_a_picture_smaller_than_48_px_is_never_marked() -> None:
     assert classical.detect(np.ones((20, 30), np.float32)).components == 0
+
+
+def test_components_are_counted_across_the_bands_in_which_they_are_looked_at() -> None:
+    rng = np.random.default_rng(0)
+    for share in (0.0, 0.01, 0.3, 0.41, 0.9):
+        marked = (rng.random((1300, 90)) < share).astype(np.uint8)
+        assert classical.component_count(marked) == cv2.connectedComponents(marked, connectivity=8)[0] - 1

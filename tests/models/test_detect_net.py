@@ -20,10 +20,12 @@ from models.nets.detect import (
     DetectConfig,
     DetectNet,
     LearntDetector,
+    company,
     detect,
     features,
     folded,
     linked,
+    marks,
     scores,
     stepped,
     tiles,
@@ -162,6 +164,32 @@ def test_a_mark_that_crosses_bands_is_kept_in_both(monkeypatch: pytest.MonkeyPat
     score[12, 25] = 250
     score[45, 25] = 250
     assert linked(score, 120, 200)[10:50, 25].all()
+
+
+def test_a_mark_of_too_few_pixels_is_none() -> None:
+    score = np.zeros((40, 60), np.uint8)
+    score[10, 5:15] = 250
+    score[30, 5:9] = 250
+    found = linked(score, 120, 200, least_px=5)
+    assert found[10, 5:15].all() and not found[30].any()
+
+
+def test_a_mark_counts_where_it_has_company_and_not_far_away_from_it() -> None:
+    worked = np.zeros((600, 4000), np.uint8)
+    worked[300, 100:500] = 255  # a long sure line
+    worked[310, 100:110] = 255  # a short one beside it
+    worked[300, 3500:3510] = 255  # and one far away
+    calibration = Calibration(keep=0.5, seed=0.9, sure=0.97, open_colour=1.0, open_gray=400 / 512**2 / 2)
+    found = marks(worked, worked.shape, calibration, DetectConfig(dilate_px=0), monochrome=True).values
+    assert found[300, 100:500].all() and found[310, 100:110].all()
+    assert not found[:, 3000:].any()
+    assert not marks(worked, worked.shape, calibration, DetectConfig(dilate_px=0), monochrome=False).values.any()
+
+
+def test_the_company_of_a_small_scan_is_its_share_of_sure_pixels() -> None:
+    worked = np.zeros((200, 300), np.uint8)
+    worked[:20] = 255
+    assert np.allclose(company(worked, 0.97), 0.1)
 
 
 def test_marks_grow_by_so_many_pixels_and_values_are_zero_or_one() -> None:

@@ -54,9 +54,21 @@ def test_the_clean_share_is_of_the_samples_without_damage() -> None:
     logit[0, 0, 0] = 9
     damaged = np.zeros((1, 8, 8), np.float32)
     damaged[0, 0, 0] = 1
-    wrong = mask_measures([(logit, {"target": damaged}), (logit, {"target": np.zeros_like(damaged)})])
+    marked, clean = ({"target": mask, "seen": mask} for mask in (damaged, np.zeros_like(damaged)))
+    wrong = mask_measures([(logit, marked), (logit, clean)])
     assert wrong["clean_share"] == pytest.approx(1 / 64)
-    assert mask_measures([(logit, {"target": damaged})])["f1"] == pytest.approx(1)
+    assert mask_measures([(logit, marked)])["f1"] == pytest.approx(1)
+
+
+def test_damage_that_nobody_could_see_does_not_count() -> None:
+    logit = np.full((1, 8, 8), -9, np.float32)
+    logit[0, 0, 0] = 9
+    damaged = np.zeros((1, 8, 8), np.float32)
+    damaged[0, 0, :2] = 1
+    seen = damaged.copy()
+    assert mask_measures([(logit, {"target": damaged, "seen": seen})])["f1"] == pytest.approx(2 / 3)
+    seen[0, 0, 1] = 0
+    assert mask_measures([(logit, {"target": damaged, "seen": seen})])["f1"] == pytest.approx(1)
 
 
 def scratched(name: str = "one") -> FrozenPicture:
@@ -108,10 +120,10 @@ def test_worse_weights_never_replace_better_ones(tmp_path: Path, monkeypatch: py
     assert place.read_text() == "better"
 
 
-def test_the_learnt_detector_is_the_default_only_where_it_wins_and_harms_no_clean_picture_more() -> None:
+def test_a_detector_is_the_default_only_where_it_wins_and_harms_no_clean_picture_more() -> None:
     def measured(f1: float, clean: float) -> dict:
-        one = {"classical": {"f1": 0.4}, "learnt": {"f1": f1}}
-        return {"frozen": {1: one}, "clean": {"classical": (0.0005, 0.01), "learnt": (clean, 0.01)}}
+        one = {"classical": {"f1": 0.4}, "combined": {"f1": f1}}
+        return {"frozen": {1: one}, "clean": {"classical": (0.0005, 0.01), "combined": (clean, 0.01)}}
 
     assert wins(measured(0.5, 0.0004))
     assert not wins(measured(0.39, 0.0))

@@ -18,8 +18,8 @@ import torch
 from torch import nn
 
 from models.damage.recipe import DETECT, KINDS, Effect, Mark
-from models.nets.detect import DetectNet, LearntDetector
-from models.training import data, guard
+from models.nets.detect import Calibration, DetectNet, LearntDetector
+from models.training import calibrate, data, guard
 from models.training.data import DamageSampler
 from models.training.loop import PART_BYTES, TrainingError, train
 from models.training.losses import MaskLoss, PictureLoss
@@ -177,6 +177,33 @@ def small_loaded(path: Path) -> DetectNet:
     net = DetectNet(widths=(8, 12, 16, 16))
     load_strictly(net, read_state(path), str(path))
     return net
+
+
+class Contrast:
+    """A detector that calls damaged what is much brighter than its neighbourhood; it needs no weights."""
+
+    calibration = Calibration()
+
+    def logits(self, luma: np.ndarray) -> np.ndarray:
+        return np.asarray(60 * (luma - cv2.blur(luma, (15, 15))) - 6, np.float32)
+
+
+def test_calibration_keeps_its_gates_shut_on_sound_pictures_and_open_on_damaged_ones(
+    shards: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibrate, "PICTURES", 12)
+    monkeypatch.setattr(calibrate, "KEEP", (0.5,))
+    monkeypatch.setattr(calibrate, "LEAST_PX", (1,))
+    stock = data.open_stock(shards, ["photos"], "train")
+    chosen, measured = calibrate.calibrate(Contrast(), stock)
+    assert 0.5 <= measured["gate_auc"] <= 1
+    assert 0 <= chosen.open_gray <= chosen.open_colour
+    sound = list(calibrate.answers(Contrast(), stock, damaged=False))
+    shut = [not answer.counts(replace(chosen, open_gray=chosen.open_colour)).false for answer in sound]
+    assert sum(shut) >= len(shut) * 0.8
+    loose = replace(chosen, open_gray=0.0)
+    assert sum(a.counts(loose).false for a in sound) >= sum(a.counts(chosen).false for a in sound)
+    assert Calibration.unpacked(chosen.packed()) == chosen
 
 
 @pytest.mark.timeout(240)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,10 @@ from models import imaging
 from models.imaging import Mask
 from small_archive import Archive
 from tasks import detect, ingest, stage
-from tasks.contracts import MASTER, Outcome, Plate
+from tasks.contracts import MASTER, Outcome, Plate, Refused, StageResult
 from tasks.recipe import DetectConfig, RestorationRecipe
-from tasks.stage import Identity, Shelf
+from tasks.shelf import Shelf
+from tasks.stage import Identity
 
 
 @pytest.fixture
@@ -46,13 +48,40 @@ def test_no_rectangles_leave_the_mask_as_it_is() -> None:
 
 def test_the_learnt_detector_runs_as_a_stage_with_its_own_weights_in_the_result(archive: Archive, scans: Path) -> None:
     archive.put("plate.jpg", scans / "prokudin-00056-blue.jpg")
-    config = DetectConfig(model="glassplate-detect-1")
-    recipe = RestorationRecipe(name="learnt", stages=(config,))
-    refs = stage.survivors(ingest.ingest.fn(["plate.jpg"], recipe, Identity({}), archive.shop()))
-    (result,) = detect.detect.fn(refs, config, archive.shop())
+    result = detected(archive, DetectConfig(model="glassplate-detect-1"))
     assert result.outcome is Outcome.DONE
     assert result.model_id == "glassplate-detect-1"
     assert result.weights_sha256 == Shelf().card("glassplate-detect-1").sha256
     assert result.data_terms == "unknown"
     assert result.plate is not None
     assert result.plate.mask is not None
+
+
+def test_by_default_both_detectors_search_and_the_network_is_named_in_the_result(archive: Archive, scans: Path) -> None:
+    archive.put("plate.jpg", scans / "prokudin-00056-blue.jpg")
+    result = detected(archive, DetectConfig())
+    assert (result.outcome, result.model_id) == (Outcome.DONE, "glassplate-detect-1")
+    chosen = detect.stage_of(DetectConfig(), Shelf())
+    alone = {
+        detect.stage_of(DetectConfig(model=name), Shelf()).version() for name in ("classical", "glassplate-detect-1")
+    }
+    assert chosen.version() not in alone
+
+
+def test_where_the_network_is_not_permitted_the_classical_detector_searches_alone_and_says_so(
+    archive: Archive, scans: Path
+) -> None:
+    archive.put("plate.jpg", scans / "prokudin-00056-blue.jpg")
+    result = detected(archive, DetectConfig(), Shelf(data_terms=frozenset({"free"})))
+    assert (result.outcome, result.model_id, result.weights_sha256) == (Outcome.DONE, "classical", None)
+    with pytest.raises(Refused, match="training data unknown"):
+        detect.stage_of(DetectConfig(model="glassplate-detect-1"), Shelf(data_terms=frozenset({"free"})))
+
+
+def detected(archive: Archive, config: DetectConfig, models: Shelf | None = None) -> StageResult:
+    """The result of the stage on the one scan of ``archive``."""
+    shop = archive.shop() if models is None else replace(archive.shop(), models=models)
+    recipe = RestorationRecipe(name="one", stages=(config,))
+    refs = stage.survivors(ingest.ingest.fn(["plate.jpg"], recipe, Identity({}), shop))
+    (result,) = detect.detect.fn(refs, config, shop)
+    return result
