@@ -16,6 +16,7 @@ from models.tiling import region
 LONG_SIDE_PX = 512
 MULTIPLE_PX = 32
 BAND_ROWS = 256
+HALVINGS = 8  # of the search for what sRGB holds
 WHITE = np.array([0.950456, 1.0, 1.088754], np.float32)  # D65
 TO_RGB = np.array(
     [[3.240479, -0.969256, 0.055648], [-1.537150, 1.875991, -0.204043], [-0.498535, 0.041556, 1.057311]], np.float32
@@ -67,19 +68,39 @@ def lay(raster: Raster, colours: Floats) -> Raster:
 
 
 def _with_lightness_of(srgb: Floats, colours: Floats) -> Floats:
-    """(h, w, 3) sRGB of the lightness of ``srgb`` and CIELAB ``colours`` (h, w, 2), clipped to what sRGB holds.
+    """(h, w, 3) sRGB of the lightness of ``srgb`` and CIELAB ``colours`` (h, w, 2).
 
+    Where sRGB does not hold a colour, the same hue with less chroma stands for it: clipping would change lightness.
     Written out because OpenCV's own conversion rounds lightness to about 14 bits on the way.
     """
     low, high = srgb / np.float32(12.92), ((srgb + np.float32(0.055)) / np.float32(1.055)) ** 2.4
     linear = np.where(srgb <= 0.04045, low, high)
     y = linear @ np.array([0.212671, 0.715160, 0.072169], np.float32)
     fy = np.where(y > 0.008856, np.cbrt(y), y * np.float32(7.787) + np.float32(16 / 116))
-    f = np.stack([fy + colours[:, :, 0] / 500, fy, fy - colours[:, :, 1] / 200], axis=2)
-    xyz = np.where(f > 0.206893, f**3, (f - np.float32(16 / 116)) / np.float32(7.787)) * WHITE
-    linear = np.clip(xyz @ TO_RGB, 0, 1)
+    linear = _linear(fy, colours)
+    outside = ((linear < 0) | (linear > 1)).any(axis=2)
+    if outside.any():
+        linear[outside] = _held(fy[outside], colours[outside])
+    linear = np.clip(linear, 0, 1)
     out = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * np.power(linear, 1 / 2.4) - 0.055)
     return np.asarray(np.clip(out, 0, 1), np.float32)
+
+
+def _linear(fy: Floats, colours: Floats) -> Floats:
+    """(…, 3) linear sRGB, not clipped, of f(Y) (…) and CIELAB a, b (…, 2)."""
+    f = np.stack([fy + colours[..., 0] / 500, fy, fy - colours[..., 1] / 200], axis=-1)
+    xyz = np.where(f > 0.206893, f**3, (f - np.float32(16 / 116)) / np.float32(7.787)) * WHITE
+    return np.asarray(xyz @ TO_RGB, np.float32)
+
+
+def _held(fy: Floats, colours: Floats) -> Floats:
+    """(n, 3) linear sRGB of the same hue and lightness with the most chroma that sRGB holds, to 1/256 of it."""
+    share = np.zeros(len(fy), np.float32)
+    for halving in range(1, HALVINGS + 1):
+        more = share + np.float32(0.5**halving)
+        linear = _linear(fy, colours * more[:, None])
+        share = np.where(((linear >= 0) & (linear <= 1)).all(axis=1), more, share)
+    return _linear(fy, colours * share[:, None])
 
 
 def _enlarged(colours: Floats, size: tuple[int, int], top: int, bottom: int) -> Floats:

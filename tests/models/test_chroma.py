@@ -87,3 +87,19 @@ def test_a_16_bit_ramp_keeps_its_levels() -> None:
     ramp = np.tile(np.linspace(20000, 44000, 1200).astype(np.uint16), (40, 1))[:, :, None]
     green = coloured(Raster(np.ascontiguousarray(ramp))).pixels[20, :560, 1].astype(int)
     assert len(np.unique(green)) > 500
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_colours_that_srgb_does_not_hold_lose_chroma_and_not_lightness(bits: int) -> None:
+    ramp = np.tile(np.arange(256, dtype=np.uint16)[None, :, None], (120, 1, 1)) * (1 if bits == 8 else 257)
+    raster = Raster(np.ascontiguousarray(ramp.astype(np.uint8 if bits == 8 else np.uint16)))
+    turn = np.linspace(0, 2 * np.pi, 120, dtype=np.float32)[:, None]
+    colours = np.stack([np.cos(turn), np.sin(turn)], axis=2) * np.ones((1, 256, 1), np.float32) * 90
+    out = chroma.lay(raster, np.ascontiguousarray(colours)).pixels
+    rgb, own = (x.astype(np.float32) / np.iinfo(out.dtype).max for x in (out, np.repeat(raster.pixels, 3, axis=2)))
+    made = rgb2lab(rgb)
+    assert np.abs(made[:, :, 0] - rgb2lab(own)[:, :, 0]).max() < (0.6 if bits == 8 else 0.03)
+    told = np.hypot(made[:, 60:200, 1], made[:, 60:200, 2])
+    assert told.min() > 10, "chroma is reduced to what fits, not given up"
+    hue = np.arctan2(made[:, 60:200, 2], made[:, 60:200, 1]) - turn
+    assert np.abs(np.angle(np.exp(1j * hue))).max() < 0.1
