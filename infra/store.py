@@ -6,6 +6,7 @@ Errors (messages name bucket and key, what was expected and what was found)::
     ├── StoreUnavailable  5xx, throttling, 409, timeouts, a body cut short: try again later
     ├── NotFound          no such key or bucket
     ├── Denied            wrong keys, or a policy that forbids it
+    ├── Cold              archived (Glacier) and not restored: request_restore, and read it when it is back
     ├── Altered           the content, ETag or length is not the expected one
     └── Taken             the key holds other content, and is left as it is
 """
@@ -18,10 +19,11 @@ import io
 import json
 import os
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
@@ -54,6 +56,8 @@ LARGEST_PUT_BYTES = 5 * (1 << 30)  # one PutObject takes no more; a conditional 
 METADATA_BYTES = 2048
 CONFLICT_ATTEMPTS = 6
 AWS = "aws"
+# Classes and archive tiers that give no bytes before a restore; GLACIER_IR is not among them, it answers at once.
+COLD_CLASSES = frozenset({"GLACIER", "DEEP_ARCHIVE", "ARCHIVE_ACCESS", "DEEP_ARCHIVE_ACCESS"})
 
 _CLIENTS = threading.Lock()
 _DENIED = {"ExpiredToken", "InvalidToken", "InvalidAccessKeyId", "BucketAlreadyExists"}
@@ -77,6 +81,10 @@ class Denied(StoreError):
     """The store refuses: wrong keys, or a policy."""
 
 
+class Cold(StoreError):
+    """The object lies in cold storage and was not restored from it: there is nothing to read yet."""
+
+
 class Altered(StoreError):
     """What lies there (or arrived) is not what was expected."""
 
@@ -94,7 +102,11 @@ class Taken(StoreError):
 
 @dataclass(frozen=True)
 class Listed:
-    """What a listing says of one object. ``version_id`` is known from ``head`` only, and only in versioned buckets."""
+    """What a listing says of one object. ``version_id`` is known from ``head`` only, and only in versioned buckets.
+
+    ``storage_class``: as S3 names it, or the archive tier in which Intelligent-Tiering has put the object (``head``
+    only). ``thawed``: an archived object of which a readable copy is there for some days.
+    """
 
     key: str
     etag: str
@@ -102,6 +114,12 @@ class Listed:
     last_modified: datetime
     storage_class: str
     version_id: str | None
+    thawed: bool = False
+
+    @property
+    def cold(self) -> bool:
+        """Whether reading it needs a restore from Glacier first (``Store.request_restore``), which takes hours."""
+        return self.storage_class in COLD_CLASSES and not self.thawed
 
 
 @dataclass(frozen=True)
@@ -123,6 +141,8 @@ class Store:
 
     ``endpoint_url`` None is AWS itself; keys None is the usual AWS credential chain. Nothing is opened before the
     first call. ``checksums`` off is for stores that reject SHA-256 headers: contents are then compared by reading.
+    ``kms_key_id``: every Put asks for SSE-KMS with this key; None leaves it to the bucket. ``attempts``: of each call,
+    and of each body that is cut short, which goes on where it ended.
     """
 
     endpoint_url: str | None
@@ -130,18 +150,19 @@ class Store:
     access_key_id: str | None = None
     secret_access_key: str | None = field(default=None, repr=False)
     checksums: bool = True
-    attempts: int = 5
+    attempts: int = 6
     timeout_seconds: float = 60.0
+    kms_key_id: str | None = None
 
     def pages(self, bucket: str, prefix: str) -> Iterator[list[Listed]]:
         """The objects under ``prefix`` in key order, one list per page of up to 1000; folders' markers included."""
         token: str | None = None
         while True:
+            more: dict[str, Any] = {} if token is None else {"ContinuationToken": token}
+            if self._is_amazons():  # others know no such answer, and some refuse the question
+                more["OptionalObjectAttributes"] = ["RestoreStatus"]
             with _translated(bucket, prefix):
-                if token is None:
-                    answer = self._client().list_objects_v2(Bucket=bucket, Prefix=prefix)
-                else:
-                    answer = self._client().list_objects_v2(Bucket=bucket, Prefix=prefix, ContinuationToken=token)
+                answer = self._client().list_objects_v2(Bucket=bucket, Prefix=prefix, **more)
             found = [
                 Listed(
                     key=item["Key"],
@@ -150,6 +171,7 @@ class Store:
                     last_modified=item["LastModified"],
                     storage_class=item.get("StorageClass", "STANDARD"),
                     version_id=None,
+                    thawed="RestoreExpiryDate" in item.get("RestoreStatus", {}),
                 )
                 for item in answer.get("Contents", [])
             ]
@@ -168,9 +190,28 @@ class Store:
             etag=answer["ETag"].strip('"'),
             size=answer["ContentLength"],
             last_modified=answer["LastModified"],
-            storage_class=answer.get("StorageClass", "STANDARD"),
+            storage_class=answer.get("ArchiveStatus") or answer.get("StorageClass", "STANDARD"),
             version_id=_version(answer.get("VersionId")),
+            thawed='ongoing-request="false"' in answer.get("Restore", ""),
         )
+
+    def request_restore(self, bucket: str, key: str, days: int) -> None:
+        """A readable copy of a cold object is on its way, to stay for ``days``; asking again does no harm.
+
+        In the cheapest tier, as a night has time: 5 to 12 hours from Glacier, up to 48 from Deep Archive. Raises
+        StoreError for an object that is not archived.
+        """
+        request: dict[str, Any] = {"Days": days, "GlacierJobParameters": {"Tier": "Bulk"}}
+        with _translated(bucket, key):
+            try:
+                self._client().restore_object(Bucket=bucket, Key=key, RestoreRequest=request)  # type: ignore[arg-type]
+            except ClientError as error:
+                code = error.response.get("Error", {}).get("Code", "")
+                if code == "InvalidObjectState":
+                    found = "one that can be read as it is"
+                    raise StoreError(f"s3://{bucket}/{key}: expected an archived object, found {found}") from error
+                if code != "RestoreAlreadyInProgress":
+                    raise
 
     def download(self, bucket: str, key: str, path: Path, *, etag: str | None = None) -> Fetched:
         """The object in the file ``path``, hashed on the way.
@@ -277,32 +318,45 @@ class Store:
                 "get_object", Params={"Bucket": bucket, "Key": key}, ExpiresIn=seconds
             )
 
+    def _is_amazons(self) -> bool:
+        return self.endpoint_url is None or (urlsplit(self.endpoint_url).hostname or "").endswith(".amazonaws.com")
+
     def _client(self) -> S3Client:
         with _CLIENTS:  # making a client is not thread-safe, using one is
             return _made(self, os.getpid())
 
     def _stream(self, bucket: str, key: str, write: Callable[[bytes], object], etag: str | None) -> Fetched:
-        digest, size = hashlib.sha256(), 0
-        with _translated(bucket, key):
-            client = self._client()
-            if etag is None:
-                answer = client.get_object(Bucket=bucket, Key=key)
-            else:
-                answer = client.get_object(Bucket=bucket, Key=key, IfMatch=f'"{etag}"')
-            body = answer["Body"]
+        """What was read. A body that is cut short is taken up where it ended, as long as the content is the same."""
+        digest, size, tried = hashlib.sha256(), 0, 0
+        total: int | None = None
+        found, version = etag, None
+        while size != total:
+            tried += 1
+            with _translated(bucket, key):
+                options = {} if found is None else {"IfMatch": f'"{found}"'}
+                if size:
+                    options["Range"] = f"bytes={size}-"
+                answer = self._client().get_object(Bucket=bucket, Key=key, **options)  # type: ignore[arg-type]
+            if total is None:
+                total = answer["ContentLength"]
+                found, version = answer["ETag"].strip('"'), answer.get("VersionId")
             try:
-                while chunk := body.read(CHUNK_BYTES):
-                    digest.update(chunk)
-                    size += len(chunk)
-                    write(chunk)
-            finally:
-                body.close()
-        if size != answer["ContentLength"]:
-            raise StoreUnavailable(f"s3://{bucket}/{key}: expected {answer['ContentLength']} bytes, found {size}")
-        found = answer["ETag"].strip('"')
+                with _translated(bucket, key), closing(answer["Body"]) as body:
+                    if (begins := _begins_at(answer.get("ContentRange"))) != size:
+                        raise StoreUnavailable(f"s3://{bucket}/{key}: expected byte {size} first, found byte {begins}")
+                    while chunk := body.read(CHUNK_BYTES):
+                        digest.update(chunk)
+                        size += len(chunk)
+                        write(chunk)
+                if size != total:
+                    raise StoreUnavailable(f"s3://{bucket}/{key}: expected {total} bytes, found {size}")
+            except StoreUnavailable:
+                if tried >= self.attempts:
+                    raise
+                time.sleep(random.random() * min(8.0, 0.25 * 2**tried))
         if etag is not None and found != etag:
             raise Altered(f"s3://{bucket}/{key}: expected ETag {etag}, found {found}")
-        return Fetched(digest.hexdigest(), size, found, _version(answer.get("VersionId")))
+        return Fetched(digest.hexdigest(), size, found or "", _version(version))
 
     def _put(
         self,
@@ -319,6 +373,8 @@ class Store:
         options: dict[str, Any] = {"IfNoneMatch": "*"} if new else {}
         if self.checksums:
             options["ChecksumSHA256"] = base64.b64encode(bytes.fromhex(sha256)).decode()
+        if self.kms_key_id is not None:
+            options |= {"ServerSideEncryption": "aws:kms", "SSEKMSKeyId": self.kms_key_id}
         for attempt in range(CONFLICT_ATTEMPTS):
             with _translated(bucket, key), _opened(source) as body:
                 try:
@@ -407,6 +463,7 @@ def open_store(settings: Settings) -> Store:
         access_key_id=settings.s3_access_key_id,
         secret_access_key=None if secret is None else secret.get_secret_value(),
         checksums=settings.s3_checksums,
+        kms_key_id=settings.s3_kms_key_id,
     )
 
 
@@ -428,7 +485,7 @@ def _made(store: Store, pid: int) -> S3Client:
             signature_version="s3v4",
             connect_timeout=min(10.0, store.timeout_seconds),
             read_timeout=store.timeout_seconds,
-            retries={"mode": "standard", "max_attempts": store.attempts},
+            retries={"mode": "standard", "total_max_attempts": store.attempts},
             max_pool_connections=32,
             proxies={} if urlsplit(store.endpoint_url or "").hostname in ("127.0.0.1", "localhost") else None,
             s3={"addressing_style": "auto" if store.endpoint_url is None else "path"},
@@ -459,6 +516,8 @@ def _translated(bucket: str, key: str) -> Iterator[None]:
 def _named(place: str, error: ClientError) -> StoreError:
     status, code = _status(error), error.response.get("Error", {}).get("Code", "")
     message = f"{place}: {error.operation_name} answered {status} {code}"
+    if code == "InvalidObjectState":  # a 403, like those of policies
+        return Cold(f"{place}: expected an object that can be read, found one in cold storage that was not restored")
     if code in _DENIED or status in (401, 403):
         return Denied(message)
     if code in _ALTERED or status == 412:
@@ -472,6 +531,12 @@ def _named(place: str, error: ClientError) -> StoreError:
 
 def _status(error: ClientError) -> int:
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def _begins_at(content_range: str | None) -> int:
+    """The first byte that an answer holds; 0 where it is the whole object."""
+    found = re.match(r"bytes (\d+)-", content_range or "")
+    return int(found[1]) if found else 0
 
 
 def _version(value: str | None) -> str | None:

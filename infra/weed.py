@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sysconfig
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
+from typing import Any
 
+from infra import iam
 from infra.processes import TWIN_OFFSET, StackError, choose_port, port_is_free
+from infra.settings import Settings, worker_keys
 
 FOLDER = "objects"
+IDENTITIES = "s3-identities.json"
 USUAL_PORT = 8333
 PORTS = ("s3", "master", "volume", "filer", "admin")
 
@@ -38,7 +43,29 @@ def command(data_dir: Path, ports: Mapping[str, int], buckets: Sequence[str]) ->
     line = [str(_binary()), "-logtostderr=true", "mini", f"-dir={data_dir / FOLDER}"]
     line += ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.telemetry=false", "-webdav=false", "-admin.ui=false"]
     line += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-volume.preStopSeconds=0", f"-bucket={','.join(buckets)}"]
+    if (data_dir / IDENTITIES).exists():
+        line.append(f"-s3.config={data_dir / IDENTITIES}")
     return line + [f"-{part}.port={port}" for part, port in ports.items()]
+
+
+def write_identities(data_dir: Path, settings: Settings, access_key_id: str, secret_access_key: str) -> None:
+    """Puts the worker's identity, and the policy it is held to, where ``command`` finds them; the owner's is elsewhere.
+
+    Where masters and restored versions share a place no policy can keep them apart: the worker then may do everything.
+    """
+    key_id, secret = worker_keys(access_key_id, secret_access_key)
+    worker: dict[str, Any] = {"name": "worker", "credentials": [{"accessKey": key_id, "secretKey": secret}]}
+    try:
+        content = json.dumps(iam.policy("worker", settings))
+    except ValueError:
+        document = {"identities": [{**worker, "actions": ["Admin", "Read", "Write", "List"]}]}
+    else:
+        policies = [{"name": "worker", "content": content}]
+        document = {"identities": [{**worker, "actions": [], "policyNames": ["worker"]}], "policies": policies}
+    path = data_dir / IDENTITIES
+    path.unlink(missing_ok=True)
+    path.touch(mode=0o600)
+    path.write_text(json.dumps(document, indent=1))
 
 
 def environment(access_key_id: str, secret_access_key: str) -> dict[str, str]:

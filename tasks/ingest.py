@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import re
 import tempfile
 from io import BytesIO
 from pathlib import Path
@@ -33,6 +34,9 @@ from tasks.stage import Identity, Workshop
 
 LONGEST_KEY_BYTES = 1024  # S3's limit
 LONGEST_NAME_BYTES = 40  # of a file in a restoration's folder
+LONGEST_SEGMENT_BYTES = 255  # what file systems, and stores built on them, take between two slashes
+_NO_NAMES = ("", ".", "..")
+_UNUSUAL = re.compile(r"[\\\x00-\x1f\x7f]")
 
 
 @task(name="ingest", task_run_name="ingest", **stage.TASK)
@@ -49,6 +53,9 @@ def _read(
         listed = shop.store.head(shop.masters_bucket, key)
     except NotFound as error:
         raise GlassplateError(key, expected="a scan under this key in the masters bucket", found="none") from error
+    if listed.cold:  # no fault of the scan's, and nothing that goes by in minutes: neither quarantine nor a retry
+        found = f"{listed.storage_class}: ask for a restore from cold storage, and restore it when it is back"
+        raise GlassplateError(key, expected="a scan that can be read", found=found)
     with tempfile.TemporaryDirectory(prefix="glassplate-") as folder:
         path = Path(folder) / "master"
         try:
@@ -123,6 +130,8 @@ def _plated(
         shop.lease_seconds,
     )
     done = StageResult(stage="ingest", scan=key, outcome=Outcome.SKIPPED)
+    if claim.status is ClaimStatus.FINISHED and own_id not in claimed:
+        shop.blobs(own_id).delete_all()  # left by a run that was killed between its last row and its tidying up
     if (reason := _nothing_to_do(claim, claimed.get(own_id))) is not None:
         return done.model_copy(update={"reason": reason, "restoration_id": own_id})
     claimed[own_id] = key
@@ -161,15 +170,25 @@ def _nothing_to_do(claim: Claim, twin: str | None) -> str | None:
 
 
 def folder_of(key: str, restoration_id: str, prefix: str) -> str:
-    """Where a restoration's files lie: ``<prefix><key>/<restoration id>/``.
+    """Where a restoration's files lie: ``<prefix><key>/<restoration id>/``, at most 1,024 bytes with a file's name.
 
-    A key too long for that (S3 keys end at 1,024 bytes) is shortened and carries its own sha256 instead.
+    A key that is too long for that, or that not every store or file system takes as a path (empty, ``.`` and ``..``
+    segments, a leading slash, segments over 255 bytes, backslashes, control characters), is put into a readable form
+    of itself and carries its own sha256, so that no two keys come to the same place.
     """
     room = LONGEST_KEY_BYTES - len(f"{prefix}/{restoration_id}/".encode()) - LONGEST_NAME_BYTES
-    if len(key.encode()) > room:
+    segments = key.split("/")
+    usual = all(s not in _NO_NAMES and len(s.encode()) <= LONGEST_SEGMENT_BYTES for s in segments)
+    if not usual or _UNUSUAL.search(key) or len(key.encode()) > room:
         digest = hashlib.sha256(key.encode()).hexdigest()
-        key = key.encode()[: room - len(digest) - 1].decode(errors="ignore") + "~" + digest
+        longest = LONGEST_SEGMENT_BYTES - len(digest) - 1
+        kept = [_cut(_UNUSUAL.sub("_", segment), longest) for segment in segments if segment not in _NO_NAMES]
+        key = _cut("/".join(kept), room - len(digest) - 1).rstrip("/") + "~" + digest
     return f"{prefix}{key}/{restoration_id}/"
+
+
+def _cut(text: str, at_most_bytes: int) -> str:
+    return text.encode()[:at_most_bytes].decode(errors="ignore")
 
 
 def _object(listed: Listed) -> ListedObject:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import cv2
+import numpy as np
+import tifffile
 
 from db.ask import ask
 from db.ledger import Ledger
@@ -54,3 +59,14 @@ class Archive:
         """The rows of a query on the public views."""
         assert self.settings.database_url is not None
         return ask(self.settings.database_url.get_secret_value(), sql)[1]
+
+
+def scratched(seed: int, height: int = 120, width: int = 160) -> bytes:
+    """A small gray TIFF that no other seed gives, with a scratch that is found and filled."""
+    rng = np.random.default_rng(seed)
+    ground = cv2.resize(rng.uniform(60, 150, (4, 5)), (width, height), interpolation=cv2.INTER_CUBIC)
+    pixels = np.clip(ground + rng.normal(0, 1.5, ground.shape), 0, 255).astype(np.uint8)
+    cv2.line(pixels, (int(width * 0.2), 5), (int(width * 0.8), height - 6), 250, 2)
+    file = io.BytesIO()
+    tifffile.imwrite(file, pixels, photometric="minisblack", metadata=None)
+    return file.getvalue()

@@ -213,6 +213,11 @@ def _threads() -> int:
 def _read_jp2(data: Buffer, stream: _Codestream) -> tuple[Pixels, list[str]]:
     import imagecodecs
 
+    # OpenJPEG takes missing packets for empty ones and fills gigabytes with gray. Even a blank sheet's paper has grain:
+    # less than a bit for each of the usual 64 x 64 blocks is no scan.
+    size, blocks = stream.end - stream.start, -(-stream.width // 64) * -(-stream.height // 64)
+    if blocks > 8 * size:
+        raise Broken(f"coded data of {blocks} blocks", f"{size} bytes")
     try:  # the bare codestream: OpenJPEG shall not act on what the boxes say
         pixels: Pixels = imagecodecs.jpeg2k_decode(data[stream.start : stream.end], numthreads=_threads())
     except (RuntimeError, ValueError, NotImplementedError) as error:

@@ -15,6 +15,7 @@ from models.codecs.stored import COLOURS, DEPTHS, Broken, Buffer, Foreign, Store
 _NEXT_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # ends coded data: neither a stuffed byte nor a restart
 _FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 _JPEG_PROCESSES = {0xC0, 0xC1, 0xC2}
+_SCAN_LIMIT = 100  # ten are usual; each is a way through the whole picture, and a file may name thousands
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +64,8 @@ def _walk_jpeg(data: Buffer) -> tuple[_Frame, list[tuple[int, int, int]]]:
             if end is None:
                 raise Broken("a JPEG up to its end marker", f"an end in its coded data at byte {len(data)}")
             at = end.start()
-    if frame is None or not 0 < scans <= 1000 or not frame.width or not frame.height:
-        raise Broken("a JPEG with a frame and 1 to 1000 scans", f"{frame} and {scans} scans")
+    if frame is None or not 0 < scans <= _SCAN_LIMIT or not frame.width or not frame.height:
+        raise Broken(f"a JPEG with a frame and 1 to {_SCAN_LIMIT} scans", f"{frame} and {scans} scans")
     return frame, segments
 
 
@@ -78,6 +79,9 @@ def read_jpeg(stream: Buffer, shape: tuple[int, int, int] | None = None) -> NDAr
     frame, _ = _walk_jpeg(stream)
     if (refusal := frame.refusal()) is not None:
         raise refusal
+    # No Huffman code is shorter than a bit, and every block has one: a small file that promises more is a bomb.
+    if (blocks := -(-frame.width // 8) * -(-frame.height // 8)) > 8 * len(stream):
+        raise Broken(f"coded data of {blocks} blocks", f"{len(stream)} bytes")
     if shape is not None and ((frame.width, frame.channels) != shape[1:] or frame.height < shape[0]):
         raise Broken(f"a JPEG of {shape}", f"one of {(frame.height, frame.width, frame.channels)}")
     try:

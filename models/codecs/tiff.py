@@ -126,8 +126,9 @@ def _read_tiff(data: Buffer, page: Directory, order: str, width: int, height: in
         y, x = at // across * tall, at % across * wide
         rows, columns = min(tall, height - y), min(wide, width - x)
         start, size = int(offsets[i]), int(counts[i])
-        if size < 1 or start < 0 or start + size > len(data):
+        if size < 1 or start < 8 or start + size > len(data):
             found = f"no {what}" if size < 1 else f"one that ends at byte {start + size} of {len(data)}"
+            found = f"one in the header, at byte {start}" if size > 0 and start < 8 else found
             raise Broken(f"{what} {i + 1} of {total}", found)
         need = tall if tiled else rows
         try:

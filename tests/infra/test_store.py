@@ -5,19 +5,33 @@ from __future__ import annotations
 import hashlib
 import pickle
 import threading
+import unicodedata
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from moto.server import ThreadedMotoServer
 
+from faulty_s3 import Fault, Faulty, faulty
 from infra import store as store_module
 from infra.settings import Settings
-from infra.store import Altered, Blobs, Denied, NotFound, Store, StoreError, StoreUnavailable, Taken, open_store
+from infra.store import (
+    Altered,
+    Blobs,
+    Cold,
+    Denied,
+    NotFound,
+    Store,
+    StoreError,
+    StoreUnavailable,
+    Taken,
+    open_store,
+)
 
 BODY = b"a plate of glass, 1903"
 
@@ -49,6 +63,7 @@ def shelf(double: Store, request: pytest.FixtureRequest) -> str:
 class Answers(BaseHTTPRequestHandler):
     """Answers every request with the script of its server: status, promised length, body."""
 
+    extra: ClassVar[dict[str, str]] = {}
     protocol_version = "HTTP/1.1"  # answers "Expect: 100-continue", for which a client would wait a second
 
     def do_GET(self) -> None:
@@ -59,11 +74,13 @@ class Answers(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(length))
         self.send_header("ETag", '"abc"')
         self.send_header("Last-Modified", "Sun, 22 Nov 2026 08:00:00 GMT")
+        for name, value in self.extra.items():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
         self.close_connection = True
 
-    do_PUT = do_GET
+    do_PUT = do_POST = do_HEAD = do_GET
 
     def log_message(self, *arguments: object) -> None:
         return
@@ -402,3 +419,161 @@ def test_a_store_opens_from_settings(tmp_path: Path) -> None:
         Settings(s3_endpoint_url="https://s3.example.org", s3_access_key_id="a", s3_secret_access_key="b")
     )
     assert (other.endpoint_url, other.secret_access_key) == ("https://s3.example.org", "b")
+
+
+def archived(double: Store, shelf: str, key: str, storage_class: str) -> None:
+    double._client().put_object(Bucket=shelf, Key=key, Body=BODY, StorageClass=storage_class)  # type: ignore[arg-type]
+
+
+def test_what_lies_in_glacier_is_cold_until_a_copy_was_restored(double: Store, shelf: str) -> None:
+    for storage_class in ("GLACIER", "DEEP_ARCHIVE", "GLACIER_IR", "STANDARD_IA"):
+        archived(double, shelf, f"{storage_class}.tif", storage_class)
+    listed = {item.key: item for page in double.pages(shelf, "") for item in page}
+    heads = {key: double.head(shelf, key) for key in listed}
+    cold = {"DEEP_ARCHIVE.tif": True, "GLACIER.tif": True, "GLACIER_IR.tif": False, "STANDARD_IA.tif": False}
+    assert {key: item.cold for key, item in listed.items()} == cold
+    assert {key: item.cold for key, item in heads.items()} == cold
+    with pytest.raises(Cold, match=r"GLACIER\.tif: expected an object that can be read, found one in cold storage"):
+        double.read(shelf, "GLACIER.tif")
+    double.request_restore(shelf, "GLACIER.tif", days=3)
+    double.request_restore(shelf, "GLACIER.tif", days=3)
+    assert not double.head(shelf, "GLACIER.tif").cold
+    assert double.read(shelf, "GLACIER.tif") == BODY
+    with pytest.raises(StoreError, match="expected an archived object"):
+        double.request_restore(shelf, "STANDARD_IA.tif", days=3)
+    with pytest.raises(NotFound):
+        double.request_restore(shelf, "none.tif", days=3)
+
+
+def test_a_restore_under_way_leaves_the_object_cold_and_may_be_asked_for_again(
+    scripted: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = b"<Error><Code>RestoreAlreadyInProgress</Code></Error>"
+    scripted(409, len(body), body).request_restore("masters", "a.tif", days=1)
+    monkeypatch.setattr(Answers, "extra", {"x-amz-storage-class": "GLACIER", "x-amz-restore": 'ongoing-request="true"'})
+    assert scripted(200, 0, b"").head("masters", "a.tif").cold
+    ended = 'ongoing-request="false", expiry-date="Fri, 27 Nov 2026 00:00:00 GMT"'
+    monkeypatch.setattr(Answers, "extra", {"x-amz-storage-class": "GLACIER", "x-amz-restore": ended})
+    assert not scripted(200, 0, b"").head("masters", "a.tif").cold
+    monkeypatch.setattr(Answers, "extra", {"x-amz-archive-status": "DEEP_ARCHIVE_ACCESS"})
+    assert scripted(200, 0, b"").head("masters", "a.tif").cold, "an archive tier of Intelligent-Tiering"
+
+
+def test_a_listing_tells_which_cold_objects_can_be_read_again(scripted: Script) -> None:
+    status = "<RestoreStatus><IsRestoreInProgress>{}</IsRestoreInProgress>{}</RestoreStatus>"
+    until = "<RestoreExpiryDate>2026-11-27T00:00:00Z</RestoreExpiryDate>"
+    rows = "".join(
+        f"<Contents><Key>{key}</Key><LastModified>2026-11-22T08:00:00Z</LastModified><ETag>e</ETag><Size>1</Size>"
+        f"<StorageClass>DEEP_ARCHIVE</StorageClass>{text}</Contents>"
+        for key, text in (("a", ""), ("b", status.format("true", "")), ("c", status.format("false", until)))
+    )
+    body = f"<ListBucketResult><IsTruncated>false</IsTruncated>{rows}</ListBucketResult>".encode()
+    store = scripted(200, len(body), body)
+    (page,) = store.pages("masters", "")
+    assert [(item.key, item.cold) for item in page] == [("a", True), ("b", True), ("c", False)]
+    asks = {None: True, "https://s3.eu-central-1.amazonaws.com": True, "https://x.r2.example.com": False}
+    assert {url: replace(store, endpoint_url=url)._is_amazons() for url in asks} == asks
+
+
+def test_every_put_asks_for_the_kms_key_and_reading_needs_nothing(double: Store, shelf: str) -> None:
+    sealed = replace(double, kms_key_id="alias/archive")
+    put(sealed, shelf, "a.tif", BODY)
+    blob = Blobs(sealed, shelf, "work/1/").put(BODY, "image/tiff")
+    Blobs(sealed, shelf, "work/1/").put_json("d", {"a": 1})
+    put(double, shelf, "plain.tif", BODY)
+    for key in ("a.tif", f"work/1/{blob}", "work/1/d.json"):
+        head = double._client().head_object(Bucket=shelf, Key=key)
+        assert (head["ServerSideEncryption"], head["SSEKMSKeyId"]) == ("aws:kms", "alias/archive"), key
+    assert "SSEKMSKeyId" not in double._client().head_object(Bucket=shelf, Key="plain.tif")
+    assert double.read(shelf, "a.tif") == BODY
+    settings = Settings(s3_endpoint_url="http://127.0.0.1:9", s3_kms_key_id="alias/archive")
+    assert open_store(settings).kms_key_id == "alias/archive"
+
+
+def behind(s3: Store, plan: Faulty, attempts: int = 5) -> Store:
+    return replace(s3, endpoint_url=plan.url, attempts=attempts, timeout_seconds=5)
+
+
+@pytest.mark.parametrize("fault", ["refuse", "refuse after", "hang up"])
+def test_a_call_that_is_refused_or_dropped_is_made_again(s3: Store, bucket: str, fault: Fault) -> None:
+    with faulty(str(s3.endpoint_url), Faulty(first=[fault, fault])) as plan:
+        outcome = put(behind(s3, plan), bucket, "a.tif", BODY)
+        # Done but answered 503: the second try finds its own bytes there.
+        assert outcome == ("identical" if fault == "refuse after" else "created")
+        assert plan.did[fault] == 2
+    assert s3.read(bucket, "a.tif") == BODY
+
+
+def test_a_store_that_goes_on_refusing_is_unavailable(s3: Store, bucket: str) -> None:
+    with faulty(str(s3.endpoint_url), Faulty(shares={"refuse": 1.0})) as plan:
+        with pytest.raises(StoreUnavailable, match=f"s3://{bucket}/a.tif.*503 SlowDown"):
+            behind(s3, plan, attempts=2).read(bucket, "a.tif")
+        assert plan.did["refuse"] == 2
+
+
+def test_a_body_that_is_cut_short_is_taken_up_where_it_ended(s3: Store, bucket: str, tmp_path: Path) -> None:
+    body = bytes(range(251)) * 20_000
+    put(s3, bucket, "big.tif", body)
+    with faulty(str(s3.endpoint_url), Faulty(first=["cut", "cut", None])) as plan:
+        fetched = behind(s3, plan).download(
+            bucket, "big.tif", tmp_path / "big.tif", etag=s3.head(bucket, "big.tif").etag
+        )
+        assert (plan.did["cut"], plan.did["calls"]) == (2, 3)
+    assert (fetched.sha256, fetched.size) == (sha256_of(body), len(body))
+    assert (tmp_path / "big.tif").read_bytes() == body
+
+
+def test_a_body_that_always_ends_early_is_unavailable(s3: Store, bucket: str, tmp_path: Path) -> None:
+    put(s3, bucket, "big.tif", bytes(100_000))
+    with faulty(str(s3.endpoint_url), Faulty(shares={"cut": 1.0})) as plan:
+        with pytest.raises(StoreUnavailable, match=r"big\.tif"):
+            behind(s3, plan, attempts=3).download(bucket, "big.tif", tmp_path / "big.tif")
+        assert plan.did["cut"] == 3
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_replaced_while_it_is_read_is_never_mixed(s3: Store, bucket: str, tmp_path: Path) -> None:
+    put(s3, bucket, "big.tif", bytes(100_000))
+
+    class Replacing(Faulty):
+        def next_fault(self) -> Fault | None:
+            fault = super().next_fault()
+            if fault is None:  # the second call
+                s3._client().put_object(Bucket=bucket, Key="big.tif", Body=b"\1" * 100_000)
+            return fault
+
+    with faulty(str(s3.endpoint_url), Replacing(first=["cut"])) as plan, pytest.raises(Altered):
+        behind(s3, plan).download(bucket, "big.tif", tmp_path / "big.tif")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_endpoint_that_is_slow_is_waited_for_and_one_that_sleeps_is_not(s3: Store, bucket: str) -> None:
+    put(s3, bucket, "a.tif", BODY)
+    with faulty(str(s3.endpoint_url), Faulty(shares={"late": 1.0}, late_seconds=0.5)) as plan:
+        assert behind(s3, plan).read(bucket, "a.tif") == BODY
+    with faulty(str(s3.endpoint_url), Faulty(shares={"late": 1.0}, late_seconds=6)) as plan:
+        hasty = replace(s3, endpoint_url=plan.url, attempts=2, timeout_seconds=1)
+        with pytest.raises(StoreUnavailable, match=r"(?i)timed out|timeout"):
+            hasty.read(bucket, "a.tif")
+        assert plan.did["calls"] == 2
+
+
+def odd_keys() -> list[str]:
+    """Keys that S3 allows and people have: each an object of its own."""
+    composed = unicodedata.normalize("NFC", "Zürich/Großmutter é.tif")
+    return [
+        "box 1/a  b.tif", composed, unicodedata.normalize("NFD", composed), "a/../b.tif", "../b.tif", "a/./b.tif",
+        "/b.tif", "//b.tif", "a//b.tif", "b.tif", "x" * 1020 + ".tif", "y/" * 510 + ".tif", "写" * 341 + "t",
+        "a+b%2F c&d?.tif", "%2E%2E/b.tif", "back\\slash.tif", "😀/ .tif", " lead and trail ", "quote'\"<&>.tif",
+    ]  # fmt: skip
+
+
+def test_keys_that_look_like_paths_are_taken_letter_by_letter(double: Store, shelf: str, tmp_path: Path) -> None:
+    keys = odd_keys()
+    assert max(len(key.encode()) for key in keys) == 1024
+    for key in keys:
+        assert put(double, shelf, key, key.encode()) == "created"
+    assert sorted(item.key for page in double.pages(shelf, "") for item in page) == sorted(keys)
+    for key in keys:
+        assert double.read(shelf, key) == key.encode(), key
+        assert double.download(shelf, key, tmp_path / "x").sha256 == sha256_of(key.encode())
