@@ -8,31 +8,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models import classical, combined
+from models.imaging import Mask
 from models.nets.detect import Calibration
 from models.nets.detect import detect as learnt
 
 
-class Left:
-    """Stands in for a trained network: sure of damage in the left ten columns, where the scan is bright."""
+class Band:
+    """Stands in for a trained network: sure of damage in ten columns in the middle, where the scan is bright."""
 
     def __init__(self, calibration: Calibration) -> None:
         self.calibration = calibration
 
     def logits(self, luma: NDArray[np.float32]) -> NDArray[np.float32]:
         out = np.full(luma.shape, -8, np.float32)
-        out[:, :10] = np.where(luma[:, :10] > 0.8, 8, -8)
+        out[:, 180:190] = np.where(luma[:, 180:190] > 0.8, 8, -8)
         return out
 
 
 def dusty(*, scratched: bool, specks: int = 60, level: float = 0.9) -> NDArray[np.float32]:
-    """(300, 400) gray film with specks; ``scratched``: bright at its left edge, which only the network minds."""
+    """(300, 400) gray film with specks; ``scratched``: bright along a band that only the network minds."""
     rng = np.random.default_rng(1)
     luma = np.clip(rng.normal(0.4, 0.02, (300, 400)), 0, 1).astype(np.float32)
     for _ in range(specks):
         y, x = rng.integers(5, 290), rng.integers(30, 390)
         luma[y : y + 3, x : x + 3] = level
     if scratched:
-        luma[:, :10] = 0.95
+        luma[:, 180:190] = 0.95
     return luma
 
 
@@ -40,7 +41,7 @@ CALIBRATION = Calibration(keep=0.5, seed=0.9, sure=0.97, open_colour=1.0, open_g
 
 
 def test_what_either_detector_marks_is_marked() -> None:
-    luma, net = dusty(scratched=True), Left(CALIBRATION)
+    luma, net = dusty(scratched=True), Band(CALIBRATION)
     one, other = learnt(luma, net).values, classical.detect(luma).mask.values
     assert one.any() and other.any() and (one != other).any()
     assert np.array_equal(combined.detect(luma, net).values, np.maximum(one, other))
@@ -53,7 +54,7 @@ def test_of_a_monochrome_scan_the_classical_detector_needs_more_where_the_networ
         x for x in found if classical.detect(x).components and not classical.detect(x, combined.ALONE).components
     ]
     assert doubtful, "expected scans that open one gate and not the other"
-    shut, open_ = Left(CALIBRATION), Left(replace(CALIBRATION, open_gray=0.0))
+    shut, open_ = Band(CALIBRATION), Band(replace(CALIBRATION, open_gray=0.0))
     assert not combined.detect(doubtful[0], shut, monochrome=True).values.any()
     assert combined.detect(doubtful[0], open_, monochrome=True).values.any()
     dusty_all_over = dusty(specks=60, scratched=False)
@@ -61,7 +62,19 @@ def test_of_a_monochrome_scan_the_classical_detector_needs_more_where_the_networ
 
 
 def test_of_a_colour_scan_each_detector_has_its_own_gate() -> None:
-    luma, net = dusty(scratched=True), Left(CALIBRATION)
+    luma, net = dusty(scratched=True), Band(CALIBRATION)
     alone = classical.detect(luma, monochrome=False).mask.values
     assert alone.any()
     assert np.array_equal(combined.detect(luma, net, monochrome=False).values, alone)
+
+
+def test_what_runs_along_the_edge_is_a_frame_and_what_crosses_the_scan_is_not() -> None:
+    values = np.zeros((1500, 2400), np.float32)
+    values[30:1450, 40:60] = 1  # the rim of a mount
+    values[700:704, :] = 0  # and not joined to
+    values[:, 1200:1204] = 1  # a scratch through the whole scan
+    values[20:40, 2000:2040] = 1  # and a speck at the edge
+    mask = Mask(values)
+    combined.leave_frame(mask)
+    assert not values[:, 40:60].any()
+    assert values[:, 1200:1204].all() and values[20:40, 2000:2040].all()
