@@ -7,14 +7,14 @@ Errors are those of ``db.records``. Times are the database's.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
-from typing import Any
+from dataclasses import replace
 
-from sqlalchemy import RowMapping, func, select, update
+from sqlalchemy import RowMapping, func
 from sqlalchemy.dialects.postgresql import insert
 
 from db import statements
 from db.connection import Database
+from db.nights import Nights
 from db.records import (
     Claim,
     ClaimStatus,
@@ -24,23 +24,18 @@ from db.records import (
     LedgerConflict,
     ListedObject,
     MasterFacts,
-    Night,
-    NightCounts,
-    NightOutcome,
-    NightState,
     PageDiff,
     PlannedRestoration,
     Quarantined,
     Restoration,
     Score,
-    StageLine,
     StageRun,
     State,
 )
-from db.statements import append, locked, nightly_run, quarantined
+from db.statements import append, locked, quarantined
 
 
-class Ledger:
+class Ledger(Nights):
     """The provenance database at ``url`` (postgresql+psycopg2://…); nothing is opened before the first call.
 
     It may be shared by threads, pickled and carried across a fork.
@@ -59,13 +54,20 @@ class Ledger:
     # -- what is new ---------------------------------------------------------------------------------------------
 
     def unfinished(
-        self, bucket: str, recipe_name: str, listed: Sequence[ListedObject], *, attempts_at_most: int = 5
+        self,
+        bucket: str,
+        recipe_name: str,
+        listed: Sequence[ListedObject],
+        *,
+        attempts_at_most: int = 5,
+        force: bool = False,
     ) -> PageDiff:
         """What of a listing's page is still to be restored with the recipe of this name.
 
         An object is the same as last time when bucket, key, etag and size are, and the version id where both sides
         know one. Failed and lost restorations come again until they were tried ``attempts_at_most`` times.
         Objects with the same bytes share their restoration, so a copy of a restored master is unchanged once read.
+        With ``force`` everything is to do but what is in quarantine.
         """
         if not listed:
             return PageDiff((), 0, 0, 0)
@@ -76,6 +78,7 @@ class Ledger:
                     "bucket": bucket,
                     "recipe_name": recipe_name,
                     "attempts_at_most": attempts_at_most,
+                    "force": force,
                     "keys": [item.key for item in listed],
                     "etags": [item.etag for item in listed],
                     "sizes": [item.size_bytes for item in listed],
@@ -172,72 +175,6 @@ class Ledger:
             if released:
                 append(connection, Event("released", {"bucket": bucket, "by": by, "count": released}, scan_key=key))
         return released
-
-    # -- nights --------------------------------------------------------------------------------------------------
-
-    def open_night(self, flow_run_id: str, recipe_name: str, prefix: str) -> int:
-        """Id of the night of this flow run; a night that was closed is open again (its flow was retried)."""
-        with self._database.transaction() as connection:
-            row = insert(nightly_run).values(flow_run_id=flow_run_id, recipe_name=recipe_name, prefix=prefix)
-            news = connection.execute(
-                row.on_conflict_do_update(
-                    index_elements=["flow_run_id"],
-                    set_={"state": NightState.RUNNING, "finished_at": None},
-                    where=nightly_run.c.state != NightState.RUNNING,
-                ).returning(nightly_run.c.id)
-            ).scalar_one_or_none()
-            if news is not None:
-                detail = {"flow_run_id": flow_run_id, "recipe": recipe_name, "prefix": prefix}
-                append(connection, Event("night_opened", detail, nightly_run_id=news))
-                return int(news)
-            known = select(nightly_run.c.id).where(nightly_run.c.flow_run_id == flow_run_id)
-            return int(connection.execute(known).scalar_one())
-
-    def close_night(self, night_id: int, state: NightState, counts: NightCounts, digest: str) -> None:
-        """The night has its end, its counts and its digest (Markdown); the last call counts."""
-        with self._database.transaction() as connection:
-            before = connection.execute(
-                select(nightly_run.c.state).where(nightly_run.c.id == night_id).with_for_update(key_share=True)
-            ).scalar_one_or_none()
-            if before is None:
-                raise LedgerConflict(f"night {night_id}: expected a row, found none")
-            values: dict[str, Any] = {"state": state, "digest": digest, **asdict(counts)}
-            if before == NightState.RUNNING:
-                values["finished_at"] = func.now()
-            connection.execute(update(nightly_run).where(nightly_run.c.id == night_id).values(values))
-            if before != state:
-                append(connection, Event("night_closed", {"state": state, **asdict(counts)}, nightly_run_id=night_id))
-
-    def night(self, night_id: int) -> Night | None:
-        """The night, or None."""
-        with self._database.transaction() as connection:
-            table = nightly_run
-            row = connection.execute(select(table).where(table.c.id == night_id)).mappings().one_or_none()
-        if row is None:
-            return None
-        return Night(
-            id=row["id"],
-            flow_run_id=row["flow_run_id"],
-            recipe_name=row["recipe_name"],
-            prefix=row["prefix"],
-            state=NightState(row["state"]),
-            started_at=row["started_at"],
-            finished_at=row["finished_at"],
-            counts=NightCounts(**{name: row[name] for name in NightCounts.__dataclass_fields__}),
-            digest=row["digest"],
-        )
-
-    def night_outcomes(self, night_id: int) -> tuple[NightOutcome, ...]:
-        """Every scan that the night worked on or put in quarantine, by key.
-
-        A scan that ended before it could be claimed (it could not be fetched; its bytes were restored before) is in it
-        when an event ``scan_failed`` or ``scan_skipped`` of this night, with a ``reason``, tells so.
-        """
-        with self._database.transaction() as connection:
-            rows = connection.execute(statements.NIGHT_OUTCOMES, {"night_id": night_id}).mappings().all()
-        return tuple(
-            NightOutcome(**{**row, "stages": tuple(StageLine(**line) for line in row["stages"])}) for row in rows
-        )
 
     # -- restorations --------------------------------------------------------------------------------------------
 

@@ -207,10 +207,10 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class NightCounts:
-    """A night in numbers: listed = ignored + unchanged + known_quarantined + given_up + planned + left.
+    """A night in numbers; ``listed`` is the sum of the next five, of ``left``, ``excluded`` and ``cold``.
 
-    ``quarantined`` counts the newly quarantined; ``restored`` + ``skipped`` + ``quarantined`` + ``failed`` is
-    ``planned`` when the night came to its end.
+    ``planned`` is what was begun, ``left`` what waits for the next night. ``quarantined`` counts the newly quarantined;
+    ``restored`` + ``skipped`` + ``quarantined`` + ``failed`` is ``planned`` when the night came to its end.
     """
 
     listed: int = 0
@@ -224,11 +224,47 @@ class NightCounts:
     quarantined: int = 0
     failed: int = 0
     left: int = 0
+    excluded: int = 0
+    cold: int = 0
+
+
+class BatchState(StrEnum):
+    """Where a batch stands. ``crashed``: it was sent as often as allowed and never came to its end."""
+
+    SUBMITTED = "submitted"
+    RUNNING = "running"
+    ENDED = "ended"
+    CRASHED = "crashed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """What the archive's own history says of size and speed, for an estimate.
+
+    ``seconds_per_megapixel`` of one recipe, all stages together; None where nothing was measured yet.
+    ``bytes_per_megapixel`` of the masters read so far, by media type.
+    """
+
+    seconds_per_megapixel: float | None
+    bytes_per_megapixel: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Nights start by this cron in this time zone, from ``since`` on."""
+
+    cron: str
+    timezone: str
+    since: datetime
 
 
 @dataclass(frozen=True, slots=True)
 class Night:
-    """One nightly run as the ledger has it."""
+    """One nightly run as the ledger has it.
+
+    ``scheduled_for``: the moment it was meant to start. ``silent_seconds``: time since its last sign of life.
+    """
 
     id: int
     flow_run_id: str
@@ -239,6 +275,9 @@ class Night:
     finished_at: datetime | None
     counts: NightCounts
     digest: str
+    scheduled_for: datetime | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    silent_seconds: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +296,7 @@ class NightOutcome:
     """One scan of a night, for its digest.
 
     ``state``: the end of this night's last attempt at it (restored, skipped, failed, quarantined), ``running`` where it
-    has not ended, ``lost`` where its lease ran out and somebody else took over.
+    has not ended, ``lost`` where its run vanished, or its lease ran out and somebody else took over.
     What ended before it could be claimed has attempt 0 and no stages, and no id where no restoration is known.
     """
 

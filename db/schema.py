@@ -34,6 +34,7 @@ STATES = ("planned", "running", "restored", "skipped", "failed", "quarantined")
 ATTEMPT_STATES = ("running", "restored", "skipped", "failed", "quarantined", "lost")
 OUTCOMES = ("done", "skipped", "failed", "quarantined")
 NIGHT_STATES = ("running", "completed", "completed_with_failures", "failed")
+BATCH_STATES = ("submitted", "running", "ended", "crashed", "cancelled")
 
 
 def storable(words: str) -> str:
@@ -152,6 +153,42 @@ class NightlyRun(Base):
     failed: Mapped[int] = mapped_column(server_default=text("0"))
     left: Mapped[int] = mapped_column(server_default=text("0"))
     digest: Mapped[str] = mapped_column(Prose, server_default=text("''"))
+    excluded: Mapped[int] = mapped_column(server_default=text("0"))
+    cold: Mapped[int] = mapped_column(server_default=text("0"))
+    parameters: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
+    scheduled_for: Mapped[datetime | None] = mapped_column(index=True)
+    alive_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Batch(Base):
+    """Scans of a night that go to a worker together: how often they were sent, and the last sign of life."""
+
+    __tablename__ = "batch"
+    __table_args__ = (_one_of("state", BATCH_STATES), UniqueConstraint("nightly_run_id", "number"))
+
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    nightly_run_id: Mapped[int] = mapped_column(ForeignKey("nightly_run.id"))
+    number: Mapped[int]
+    scan_keys: Mapped[list[str]]
+    attempts: Mapped[int]
+    flow_run_id: Mapped[str] = mapped_column(unique=True)
+    worker: Mapped[str | None] = mapped_column(Prose)
+    state: Mapped[str] = mapped_column(server_default=text("'submitted'"))
+    reason: Mapped[str | None] = mapped_column(Prose)
+    submitted_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    alive_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+
+
+class NightSchedule(Base):
+    """From when on nights start at which times; what a check compares the nights with."""
+
+    __tablename__ = "night_schedule"
+
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    cron: Mapped[str]
+    timezone: Mapped[str]
+    since: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
 class Restoration(Base):
@@ -164,6 +201,7 @@ class Restoration(Base):
         CheckConstraint("(claimed_by IS NULL) = (lease_until IS NULL)", name="lease_has_holder"),
         CheckConstraint("(state = 'running') = (claimed_by IS NOT NULL)", name="running_is_claimed"),
         Index("ix_restoration_master_recipe", "master_sha256", "recipe_name"),
+        Index("ix_restoration_claimed_by", "claimed_by", postgresql_where=text("claimed_by IS NOT NULL")),
     )
 
     id: Mapped[str] = mapped_column(String(16), primary_key=True)

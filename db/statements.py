@@ -26,12 +26,14 @@ master, scan, restoration = TABLES["master"], TABLES["scan"], TABLES["restoratio
 attempt, stage_run, score = TABLES["attempt"], TABLES["stage_run"], TABLES["score"]
 derivative, quarantined = TABLES["derivative"], TABLES["quarantined"]
 nightly_run, event = TABLES["nightly_run"], TABLES["event"]
+batch, night_schedule = TABLES["batch"], TABLES["night_schedule"]
 
 # The laterals aggregate, so that PostgreSQL cannot turn them into a join over the whole tables: one page of 1,000
 # objects costs 1,000 index look-ups however large the archive is.
 PAGE_DIFF = text("""
     SELECT page.status, array_agg(page.place) FROM (
         SELECT listed.place, CASE WHEN known.quarantined THEN 'quarantined'
+                                  WHEN :force THEN 'todo'
                                   WHEN known.finished THEN 'unchanged'
                                   WHEN known.given_up THEN 'given_up'
                                   ELSE 'todo' END AS status
@@ -122,6 +124,64 @@ NIGHT_OUTCOMES = text("""
       AND NOT EXISTS (SELECT FROM quarantined JOIN scan ON scan.id = quarantined.scan_id
                       WHERE quarantined.nightly_run_id = :night_id AND scan.key = told.scan_key)
     ORDER BY 1
+""")
+
+# Of these keys, those that this night has no end for yet; in their order.
+UNENDED = text("""
+    SELECT wanted.key FROM unnest(CAST(:keys AS text[])) WITH ORDINALITY AS wanted (key, place)
+    WHERE NOT EXISTS (SELECT FROM scan JOIN attempt ON attempt.scan_id = scan.id
+                      WHERE scan.bucket = :bucket AND scan.key = wanted.key AND attempt.nightly_run_id = :night_id
+                        AND attempt.state NOT IN ('running', 'lost'))
+      AND NOT EXISTS (SELECT FROM scan JOIN quarantined ON quarantined.scan_id = scan.id
+                      WHERE scan.bucket = :bucket AND scan.key = wanted.key AND quarantined.nightly_run_id = :night_id)
+      AND NOT EXISTS (SELECT FROM event WHERE event.scan_key = wanted.key AND event.nightly_run_id = :night_id
+                        AND event.kind IN ('scan_failed', 'scan_skipped'))
+    ORDER BY wanted.place
+""")
+
+# The claims of a run that is gone: free at once, their attempts lost. What has ended meanwhile is left alone.
+FORFEIT = text("""
+    WITH gone AS (
+        UPDATE restoration SET state = 'failed', reason = :reason, claimed_by = NULL, lease_until = NULL,
+                               finished_at = now()
+        WHERE claimed_by = :holder AND state = 'running'
+        RETURNING id, attempts
+    ), ended AS (
+        UPDATE attempt SET state = 'lost', reason = :reason, finished_at = now()
+        FROM gone
+        WHERE attempt.restoration_id = gone.id AND attempt.number = gone.attempts AND attempt.state = 'running'
+        RETURNING attempt.restoration_id, attempt.number, attempt.scan_id, attempt.nightly_run_id
+    )
+    SELECT scan.key, ended.restoration_id, ended.number, ended.nightly_run_id
+    FROM ended JOIN scan ON scan.id = ended.scan_id ORDER BY scan.key
+""")
+
+# Sizes of the scans that were opened before, by key and file size.
+KNOWN_MEGAPIXELS = text("""
+    SELECT listed.place, max(master.width::float8 * master.height / 1e6) AS megapixels
+    FROM unnest(CAST(:keys AS text[]), CAST(:sizes AS bigint[])) WITH ORDINALITY AS listed (key, size_bytes, place)
+    JOIN scan ON scan.bucket = :bucket AND scan.key = listed.key AND scan.size_bytes = listed.size_bytes
+    JOIN master ON master.sha256 = scan.master_sha256
+    GROUP BY listed.place
+""")
+
+BYTES_PER_MEGAPIXEL = text("""
+    SELECT media_type, sum(size_bytes)::float8 / sum(width::float8 * height / 1e6) AS bytes_per_megapixel
+    FROM master GROUP BY media_type
+""")
+
+# The last 1,000 restorations of the recipe that did their own work: all their stages' seconds over their megapixels.
+SECONDS_PER_MEGAPIXEL = text("""
+    SELECT sum(spent.seconds) / sum(spent.megapixels) FROM (
+        SELECT (SELECT sum(s.seconds) FROM stage_run s
+                WHERE s.restoration_id = r.id AND s.attempt = r.attempts) AS seconds,
+               m.width::float8 * m.height / 1e6 AS megapixels
+        FROM restoration r JOIN master m ON m.sha256 = r.master_sha256
+        WHERE r.recipe_name = :recipe_name AND r.state IN ('restored', 'skipped')
+          AND NOT EXISTS (SELECT FROM stage_run s
+                          WHERE s.restoration_id = r.id AND s.attempt = r.attempts AND s.reused)
+        ORDER BY r.finished_at DESC LIMIT 1000
+    ) AS spent WHERE spent.seconds IS NOT NULL
 """)
 
 RESTORATIONS_OF_KEY = text("""

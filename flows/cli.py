@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from flows import bench
 from infra import settings as places
 from infra import stack
 from infra.processes import StackError
@@ -19,16 +20,14 @@ from infra.store import StoreError
 
 if TYPE_CHECKING:  # they bring torch and Prefect along, which most commands do not need
     from models.registry import ModelCard
-    from tasks.stage import Shelf
+    from tasks.shelf import Shelf
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Restores an archive's scanned photographs.")
 db_app = typer.Typer(no_args_is_help=True, help="The provenance database.")
 app.add_typer(db_app, name="db")
 models_app = typer.Typer(no_args_is_help=True, help="The models: what they are, and their weights on this machine.")
 app.add_typer(models_app, name="models")
-bench_app = typer.Typer(no_args_is_help=True, help="Measures, on a folder of photographs; see docs/quality.md.")
-app.add_typer(bench_app, name="bench")
-Photographs = Annotated[Path, typer.Argument(help="Folder with bench/BSD100, bench/Set14, train/photos, damage, real.")]
+app.add_typer(bench.app, name="bench")
 out = Console()
 
 
@@ -50,6 +49,7 @@ def _prepare(settings: Settings) -> None:
 
     from db import migrations
     from flows.deploy import deploy
+    from flows.restore import open_ledger
     from infra.store import open_store
 
     assert settings.database_url is not None
@@ -60,6 +60,7 @@ def _prepare(settings: Settings) -> None:
     with get_client(sync_client=True) as client:
         for deployed in deploy(settings, client):
             out.print(f"deployed {deployed.name}")
+    open_ledger(settings).note_schedule(settings.nightly_cron, settings.timezone)
 
 
 def _started() -> stack.Running:
@@ -78,6 +79,7 @@ def up() -> None:
     with stack.interruptible():
         running = _started()
         try:
+            _catch_up(places.load())
             for name, url in running.urls.items():
                 out.print(f"{name:>8}  {url}")
             if running.attached:
@@ -142,7 +144,9 @@ def demo(
 @app.command()
 def deploy() -> None:
     """Migrate the database, make the buckets and (re)deploy the flows: after an upgrade or a changed setting."""
-    _prepare(_attach())
+    settings = _attach()
+    _prepare(settings)
+    _catch_up(settings)
 
 
 @app.command()
@@ -161,14 +165,67 @@ def restore(
 def nightly(
     recipe: Annotated[str, typer.Option(help="archival, enhanced or full.")] = "archival",
     prefix: Annotated[str, typer.Option(help="Only keys that begin so.")] = "",
+    include: Annotated[list[str] | None, typer.Option(help="Only keys like this; a star matches slashes, too.")] = None,
+    exclude: Annotated[list[str] | None, typer.Option(help="No keys like this.")] = None,
+    order: Annotated[str, typer.Option(help="key, newest or oldest: what comes first.")] = "key",
     limit: Annotated[int | None, typer.Option(help="At most so many scans.")] = None,
+    stop_starting_at: Annotated[str | None, typer.Option(help="HH:MM after which no batch starts.")] = None,
+    force: Annotated[bool, typer.Option(help="Also what was done or given up; nothing is overwritten.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Only count and estimate; nothing is started or claimed.")] = False,
 ) -> None:
     """Run the night now, through the worker; exit status 1 when a scan failed."""
     _attach()
+    from prefect.exceptions import PrefectHTTPStatusError
+
     from flows.demo import wait_for
 
-    parameters = {"recipe": recipe, "prefix": prefix, "limit": limit}
-    raise typer.Exit(wait_for("nightly-archive/nightly-archive", parameters, out))
+    parameters = {
+        "recipe": recipe, "prefix": prefix, "include": include, "exclude": exclude, "order": order, "limit": limit,
+        "stop_starting_at": stop_starting_at, "force": force, "dry_run": dry_run,
+    }  # fmt: skip
+    try:
+        code = wait_for("nightly-archive/nightly-archive", parameters, out)
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code not in (409, 422):
+            raise
+        out.print(error.response.json().get("detail", str(error)), style="red", markup=False)
+        code = 2
+    raise typer.Exit(code)
+
+
+@app.command()
+def nights(
+    last: Annotated[int, typer.Option(min=1, help="How many of the last scheduled nights.")] = 3,
+    catch_up: Annotated[bool, typer.Option(help="Start the last one now if it did not run.")] = False,
+) -> None:
+    """Whether the scheduled nights ran; exit status 1 when one did not, or broke off."""
+    settings = _attach()
+    from flows import missed
+    from flows.restore import open_ledger
+
+    ledger = open_ledger(settings)
+    found = missed.due(ledger, last)
+    table = Table("was to start (UTC)", "ran", "what became of it", "night")
+    for due in found:
+        ran = "yes" if due.ran else "[red]no[/red]"
+        table.add_row(f"{due.at:%Y-%m-%d %H:%M}", ran, due.words, str(due.night_id or ""))
+    out.print(table if found else "No night was due yet.")
+    if catch_up:
+        _catch_up(settings)
+    raise typer.Exit(0 if all(due.ran for due in found) else 1)
+
+
+def _catch_up(settings: Settings) -> None:
+    """Starts the last scheduled night if it did not run."""
+    from prefect.client.orchestration import get_client
+
+    from flows import missed
+    from flows.restore import open_ledger
+
+    with get_client(sync_client=True) as client:
+        started = missed.catch_up(open_ledger(settings), client)
+    if started:
+        out.print(f"The night of {started.at:%Y-%m-%d %H:%M} UTC {started.words}; it is started now.", markup=False)
 
 
 @app.command()
@@ -211,16 +268,47 @@ def release(key: Annotated[str, typer.Argument(help="S3 key in the masters bucke
 @app.command()
 def verify(
     restoration_id: Annotated[str | None, typer.Argument(help="One restoration; all of them if not given.")] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also look for objects without a row and for masters that changed.")
+    ] = False,
+    read_masters: Annotated[bool, typer.Option(help="With --all: read every master, too, not only its ETag.")] = False,
+    sweep: Annotated[
+        bool, typer.Option(help="With --all: first delete what killed runs left in the work area.")
+    ] = False,
 ) -> None:
     """Read every published file back and compare its sha256 with the database; exit status 1 on any difference."""
-    from flows.verify import verify as check
+    from flows import verify as check
 
     settings = _attach()
-    problems, checked = check(settings, restoration_id)
+    if not everything:
+        problems, files = check.verify(settings, restoration_id)
+        said = f"{files} files read"
+    elif restoration_id is not None:
+        raise typer.BadParameter("expected one restoration or --all, found both")
+    else:
+        swept = check.sweep(settings) if sweep else 0
+        found = check.verify_all(settings, read_masters=read_masters)
+        problems, said = list(found.problems), f"{found.files} files read, {found.objects} objects listed"
+        said += f", {found.masters} masters compared, {found.masters_read} read"
+        said += f", {swept} left-over objects deleted" if sweep else ""
     for problem in problems:
-        out.print(f"[red]{problem}[/red]")
-    out.print(f"{checked} files read, {len(problems)} problems")
+        out.print(problem, style="red", markup=False, highlight=False, soft_wrap=True)
+    out.print(f"{said}, {len(problems)} problems", highlight=False)
     raise typer.Exit(1 if problems else 0)
+
+
+@app.command()
+def policy(name: Annotated[str, typer.Argument(help="worker or reader.")]) -> None:
+    """Print the IAM policy of a worker or a reader for the buckets that the settings name."""
+    from infra import iam
+
+    if name not in iam.NAMES:
+        raise typer.BadParameter(f"expected {' or '.join(iam.NAMES)}, found {name}")
+    try:
+        out.print_json(json.dumps(iam.policy(name, Settings())))
+    except ValueError as error:
+        out.print(str(error), style="red", markup=False)
+        raise typer.Exit(1) from error
 
 
 @db_app.command("upgrade")
@@ -340,34 +428,6 @@ def models_verify() -> None:
         out.print(f"{card.id}: {words}", style=colour, markup=False, soft_wrap=True)
         altered |= state == "altered"
     raise typer.Exit(1 if altered else 0)
-
-
-@bench_app.command("detect")
-def bench_detect(data: Photographs) -> None:
-    """The classical detector: clean pictures left alone, film damage found, seconds per megapixel."""
-    from models.measure_detect import measure
-
-    out.print(str(measure(data)), highlight=False)
-
-
-@bench_app.command("quality")
-def bench_quality(
-    data: Photographs,
-    x4plus_pictures: Annotated[int, typer.Option(help="Pictures for the slow network; minutes each on a CPU.")] = 8,
-) -> None:
-    """The tables of docs/quality.md: both detectors on the frozen set, and every enhancer beside its baseline."""
-    from models import measure_quality
-    from models.registry import card
-    from models.training import evaluate
-    from tasks.fetch import fetch
-
-    settings = places.load()
-    weights = {}
-    for model_id in ("span-x4", "realesrgan-x4plus"):
-        weights[model_id] = fetch(card(model_id), settings.weights_dir or settings.data_dir / "weights")[0]
-    out.print(evaluate.report(data), highlight=False, markup=False, soft_wrap=True)
-    table = measure_quality.measure(data / "bench", weights, subset=x4plus_pictures)
-    out.print(table, highlight=False, markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from db.records import NightCounts, NightOutcome
 from tasks.contracts import Course, Outcome
@@ -11,6 +11,8 @@ from tasks.contracts import Course, Outcome
 SHOWN_SCANS = 500  # an artifact is a page for people; SQL has the rest
 PIXEL_STAGES = ("inpaint", "enhance", "faces", "colorize")
 TERMS = {"research-only": "research-only", "unknown": "(terms unknown)"}
+UNTOLD = {"running": "its run has not told how it ended", "lost": "its run vanished"}
+UNFINISHED = {"failed", "lost", "running"}
 NEXT_STEPS = {
     "Unavailable": "tried again on the next night; check that S3 and PostgreSQL answer",
     "Incident": "nothing was overwritten; compare the object named with the record in SQL before anything else",
@@ -76,7 +78,9 @@ def batch_page(courses: Sequence[Course]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def night_page(night_id: int, recipe: str, counts: NightCounts, outcomes: Sequence[NightOutcome]) -> str:
+def night_page(
+    night_id: int, recipe: str, counts: NightCounts, outcomes: Sequence[NightOutcome], notes: Sequence[str] = ()
+) -> str:
     """Markdown: the night in numbers, then what failed and what to do, what is in quarantine, what was restored."""
     c = counts
     lines = [
@@ -84,17 +88,19 @@ def night_page(night_id: int, recipe: str, counts: NightCounts, outcomes: Sequen
         "",
         f"Recipe `{recipe}`.",
         "",
-        "| listed | not scans | unchanged | in quarantine before | given up before | planned | left for later |",
-        "|-:|-:|-:|-:|-:|-:|-:|",
-        f"| {c.listed} | {c.ignored} | {c.unchanged} | {c.known_quarantined} | {c.given_up} | {c.planned} | {c.left} |",
+        "| listed | not scans | left out | unchanged | in quarantine before | given up before | cold | begun | left |",
+        "|-:|-:|-:|-:|-:|-:|-:|-:|-:|",
+        f"| {c.listed} | {c.ignored} | {c.excluded} | {c.unchanged} | {c.known_quarantined} | {c.given_up} "
+        f"| {c.cold} | {c.planned} | {c.left} |",
         "",
         "| restored | nothing to mend or done before | newly in quarantine | failed |",
         "|-:|-:|-:|-:|",
         f"| {c.restored} | {c.skipped} | {c.quarantined} | {c.failed} |",
     ]
+    lines += [line for note in notes for line in ("", note)]
     lines += _skip_lines(outcomes) + _terms_lines(outcomes)
     for title, states in (
-        ("Failed", {"failed", "lost", "running"}),
+        ("Failed", UNFINISHED),
         ("In quarantine", {"quarantined"}),
         ("Restored", {"restored"}),
         ("Nothing changed", {"skipped"}),
@@ -142,18 +148,57 @@ def night_line(counts: NightCounts) -> str:
     return (
         f"{c.planned} planned: {c.restored} restored, {c.skipped} skipped, "
         f"{c.quarantined} quarantined, {c.failed} failed; {c.left} left for later"
+        + (f", {c.cold} cold" if c.cold else "")
     )
+
+
+def cold_notes(cold_keys: Sequence[str], cold: int, asked_days: int, refused: Mapping[str, str]) -> list[str]:
+    """What the digest says of scans in cold storage, one paragraph each; nothing where there are none."""
+    if not cold:
+        return []
+    asked = len(cold_keys) - len(refused) if asked_days else 0
+    about = (
+        f"{asked} were asked back for {asked_days} days" if asked else "ask for them in the store to have them restored"
+    )
+    shown = ", ".join(f"`{cell(key)}`" for key in cold_keys[:SHOWN_SCANS])
+    lines = [f"**{cold} scans are in cold storage** and were not begun; {about}: {shown}{' …' * (cold > SHOWN_SCANS)}"]
+    return lines + [f"Not asked back: `{cell(key)}`: {cell(why)}" for key, why in list(refused.items())[:SHOWN_SCANS]]
+
+
+def estimate_line(scans: int, megapixels: float, size_bytes: int, hours: float | None) -> str:
+    """What a night would take, in one line."""
+    time = "an unknown time (this recipe has not run here yet)" if hours is None else f"about {hours:.3g} hours"
+    return f"{scans} scans, {megapixels:,.1f} megapixels, {size_bytes / 1e9:.3g} GB: {time} of one worker's work"
+
+
+def estimate_page(line: str, counts: NightCounts, known_scans: int, pace: float | None) -> str:
+    """Markdown: what a night would do, for a dry run."""
+    c = counts
+    unknown = c.planned - known_scans
+    speed = "not measured yet" if pace is None else f"{pace:.2f} s per megapixel, all stages together"
+    return "\n".join([
+        f"# Dry run: {line}", "", "Nothing was started or claimed.", "",
+        "| listed | not scans | left out | unchanged | in quarantine | given up | cold | to do | left by the limit |",
+        "|-:|-:|-:|-:|-:|-:|-:|-:|-:|",
+        f"| {c.listed} | {c.ignored} | {c.excluded} | {c.unchanged} | {c.known_quarantined} | {c.given_up} "
+        f"| {c.cold} | {c.planned} | {c.left} |",
+        "",
+        f"Size: {known_scans} scans were opened before, for {unknown} megapixels are estimated from their bytes. "
+        f"Speed: {speed}.", "",
+    ])  # fmt: skip
+
+
+def next_step(o: NightOutcome) -> str:
+    """What somebody can do about a scan that failed or is in quarantine; empty for any other."""
+    if o.state in ("restored", "skipped"):
+        return ""
+    return NEXT_STEPS.get(o.error_type or "", "see the run's log; tried again on the next night")
 
 
 def _night_row(o: NightOutcome) -> str:
     damage = "" if o.damage_coverage is None else f"{o.damage_coverage:.2%}"
-    if o.state == "restored":
-        place = f"`{cell(o.prefix)}`"
-    elif o.state == "skipped":
-        place = ""
-    else:
-        place = NEXT_STEPS.get(o.error_type or "", "see the run's log; tried again on the next night")
-    return f"| {cell(o.key)} | {damage} | {cell(o.reason)} | {place} |"
+    place = f"`{cell(o.prefix)}`" if o.state == "restored" else next_step(o)
+    return f"| {cell(o.key)} | {damage} | {cell(o.reason or UNTOLD.get(o.state))} | {place} |"
 
 
 def cell(text: str | None) -> str:

@@ -14,6 +14,7 @@ from prefect.states import Completed, Failed
 from db.ledger import Ledger
 from db.records import LedgerUnavailable
 from flows import digest
+from flows.heartbeat import at_work
 from infra import settings as places
 from infra.settings import Settings
 from infra.store import open_store
@@ -22,7 +23,8 @@ from models.registry import CARDS, ModelCard, WeightFile
 from tasks import colorize, detect, enhance, faces, ingest, inpaint, publish, record, score
 from tasks.contracts import Course, GroupFailed, Outcome, StageResult
 from tasks.recipe import RECIPES, RecipeName, RestorationRecipe, ScoreConfig
-from tasks.stage import Identity, Shelf, Stage, Workshop
+from tasks.shelf import Shelf
+from tasks.stage import Identity, Stage, Workshop
 
 STAGES: dict[str, tuple[Callable[..., Stage], Callable[..., list[StageResult]]]] = {
     "detect": (detect.stage_of, detect.detect),  # plate -> damage mask
@@ -160,7 +162,14 @@ def open_ledger(settings: Settings) -> Ledger:
     return Ledger(settings.database_url.get_secret_value())
 
 
-@flow(name="restore-batch", flow_run_name="batch-{recipe}")
+def _batch_name() -> str:
+    """As its night named it (night-7-batch-3), else batch-archival."""
+    given = str(flow_run.name or "")
+    recipe = RecipeName(flow_run.parameters.get("recipe", RecipeName.ARCHIVAL))
+    return given if given.startswith("night-") else f"batch-{recipe.value}"
+
+
+@flow(name="restore-batch", flow_run_name=_batch_name)
 def restore_batch(
     keys: list[str], recipe: RecipeName = RecipeName.ARCHIVAL, nightly_run_id: int | None = None
 ) -> State[Any]:
@@ -172,7 +181,9 @@ def restore_batch(
         nightly_run_id: The night this batch belongs to; leave empty when started by hand.
     """
     settings = places.load()
-    courses = restore(keys, RECIPES[recipe], open_shop(settings, nightly_run_id), settings)
+    shop = open_shop(settings, nightly_run_id)
+    with at_work(shop):
+        courses = restore(keys, RECIPES[recipe], shop, settings)
     create_markdown_artifact(digest.batch_page(courses), key="batch", description="Outcome of every scan")
     failed = [course for course in courses if course.results[-1].outcome is Outcome.FAILED]
     if failed:
@@ -189,7 +200,9 @@ def restore_scan(key: str, recipe: RecipeName = RecipeName.ARCHIVAL) -> State[An
         recipe: What to do. archival: mend damage only. enhanced: sharpen, too. full: also faces and colour.
     """
     settings = places.load()
-    (course,) = restore([key], RECIPES[recipe], open_shop(settings), settings)
+    shop = open_shop(settings)
+    with at_work(shop):
+        (course,) = restore([key], RECIPES[recipe], shop, settings)
     create_markdown_artifact(digest.scan_page(course), key="scan", description=f"What was done to {key}")
     last = course.results[-1]
     if last.outcome is Outcome.FAILED:

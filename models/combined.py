@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from models import classical
 from models.imaging import Mask
-from models.nets.detect import DetectConfig, LearntDetector, marks, opened, worked_scores
+from models.nets.detect import DetectConfig, LearntDetector, company, marks, worked_scores
 
 ALONE = classical.ClassicalConfig(blob_gate_monochrome=0.084, line_gate_monochrome=2.55)
 """Half of the gates for colour: what the classical detector must find of a monochrome scan to be believed alone."""
-
+IN_COLOUR = 2.0
+"""So many times the share that opens the network's gate for monochrome, and the classical one is believed in colour."""
 
 FRAME_PX = 1024
 FRAME_SHARE = 0.06
@@ -26,17 +27,21 @@ def detect(
 ) -> Mask:
     """The damage of a scan: (H, W) luma in [0, 1] of any size -> Mask of 0 and 1, 1 where either detector marks.
 
-    The network tells worn monochrome prints from sound ones better than the classical detector does (docs/quality.md):
-    where its gate stays shut, the other's opens less easily than it would alone. ``dilated``: marks grown as each
-    detector grows them for inpainting, else as thin as found.
+    The network tells damaged pictures from sound ones better than the classical detector does (docs/quality.md), so it
+    says how far that one is believed. Of a monochrome scan: by its usual gates where the network's gate is open, by
+    stricter ones where it is shut. Of a colour photograph: not at all, unless the network is nearly sure of damage,
+    and then by the gates for monochrome. ``dilated``: marks grown as each detector grows them for inpainting, else as
+    thin as found.
     """
     worked = worked_scores(luma, detector)
+    calibration = detector.calibration
     config = DetectConfig() if dilated else DetectConfig(dilate_px=0)
-    found = marks(worked, luma.shape, detector.calibration, config, monochrome=monochrome)
-    alone = monochrome and not opened(worked, detector.calibration, monochrome=True).any()
-    own = ALONE if alone else classical.ClassicalConfig()
-    own = own if dilated else replace(own, dilate_px=0)
-    np.maximum(found.values, classical.detect(luma, own, monochrome=monochrome).mask.values, out=found.values)
+    found = marks(worked, luma.shape, calibration, config, monochrome=monochrome)
+    share = float(company(worked, calibration.sure).max())
+    if monochrome or share >= IN_COLOUR * calibration.open_gray:
+        own = classical.ClassicalConfig() if share >= calibration.open_gray else ALONE
+        own = own if dilated else replace(own, dilate_px=0)
+        np.maximum(found.values, classical.detect(luma, own).mask.values, out=found.values)
     leave_frame(found)
     return found
 

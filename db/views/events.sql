@@ -15,7 +15,7 @@ COMMENT ON COLUMN events.event_id IS
 COMMENT ON COLUMN events.at IS
     'When it happened.';
 COMMENT ON COLUMN events.kind IS
-    'What happened: claimed, restored, skipped, failed, quarantined, released, lost, night_opened, night_closed, ...';
+    'What happened: claimed, restored, skipped, failed, quarantined, released, lost, night_opened, night_closed, batch_sent, batch_broke_off, webhook_failed, ...';
 COMMENT ON COLUMN events.key IS
     'Key of the master it is about; NULL if it is about none.';
 COMMENT ON COLUMN events.restoration_id IS

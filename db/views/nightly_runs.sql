@@ -18,6 +18,11 @@ SELECT n.id AS nightly_run_id,
        n.quarantined,
        n.failed,
        n."left" AS left_over,
+       n.excluded,
+       n.cold,
+       n.scheduled_for,
+       n.parameters,
+       n.alive_at,
        n.digest
 FROM nightly_run n;
 
@@ -50,7 +55,7 @@ COMMENT ON COLUMN nightly_runs.known_quarantined IS
 COMMENT ON COLUMN nightly_runs.given_up IS
     'Scans that failed as often as is allowed.';
 COMMENT ON COLUMN nightly_runs.planned IS
-    'Scans the night set out to restore.';
+    'Scans the night began with.';
 COMMENT ON COLUMN nightly_runs.restored IS
     'Scans it restored.';
 COMMENT ON COLUMN nightly_runs.skipped IS
@@ -61,5 +66,15 @@ COMMENT ON COLUMN nightly_runs.failed IS
     'Scans that failed; they come again the next night.';
 COMMENT ON COLUMN nightly_runs.left_over IS
     'Scans left for the next night.';
+COMMENT ON COLUMN nightly_runs.excluded IS
+    'Scans that this night was told to leave out.';
+COMMENT ON COLUMN nightly_runs.cold IS
+    'Scans in cold storage (Glacier), which cannot be read before the archive asks for them back.';
+COMMENT ON COLUMN nightly_runs.scheduled_for IS
+    'When it was meant to start; earlier than started_at if it was late or caught up.';
+COMMENT ON COLUMN nightly_runs.parameters IS
+    'What the night was asked for besides recipe and prefix, as JSON.';
+COMMENT ON COLUMN nightly_runs.alive_at IS
+    'Its last sign of life; a night in state running that has been silent for minutes was killed.';
 COMMENT ON COLUMN nightly_runs.digest IS
     'The night''s report, as Markdown.';

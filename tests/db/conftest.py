@@ -12,6 +12,7 @@ import pytest
 from db.ledger import Ledger
 from db.migrations import migrate
 from db.records import (
+    BatchState,
     Claim,
     Derivative,
     Event,
@@ -144,6 +145,11 @@ def filled_with_two_nights(ledger: Ledger) -> None:
     desk.finish(desk.plan("glass/0003.tif", night=second), State.FAILED)
     counts = NightCounts(listed=9, ignored=1, unchanged=5, known_quarantined=1, planned=2, failed=1, left=0)
     ledger.close_night(second, NightState.COMPLETED_WITH_FAILURES, counts, "# Still one failed")
+    ledger.batch_sent(second, 1, ["glass/0003.tif"], "batch-1a", 1)
+    ledger.alive("batch-1a", "flow-run:batch-1a", 60, "machine 1, process 4711")
+    ledger.batch_broke_off(second, 1, "batch-1a", "Crashed: its worker was killed")
+    ledger.batch_sent(second, 1, ["glass/0003.tif"], "batch-1b", 2)
+    ledger.end_batch(second, 1, BatchState.ENDED)
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterNam
 
 from infra import settings as places
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1500)
 
 Glassplate = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -38,7 +38,7 @@ def glassplate(open_folder: Path) -> Iterator[Glassplate]:
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "flows.cli", *arguments]
-        return subprocess.run(command, env=environment, text=True, capture_output=True, timeout=300, check=False)
+        return subprocess.run(command, env=environment, text=True, capture_output=True, timeout=900, check=False)
 
     yield run
     run("down")
@@ -105,6 +105,20 @@ def test_a_scan_restored_by_hand_runs_through_the_worker(demo: tuple[str, Path],
     failed = glassplate("restore", "demo/no-such.png")
     assert failed.returncode == 1
     assert "no-such.png" in failed.stdout
+
+
+def test_a_dry_run_estimates_and_the_check_finds_no_night_missing(
+    demo: tuple[str, Path], glassplate: Glassplate
+) -> None:
+    estimated = glassplate("nightly", "--prefix", "demo/", "--force", "--exclude", "*.png", "--dry-run")
+    assert estimated.returncode == 0, estimated.stdout + estimated.stderr
+    assert "hours of one worker's work" in estimated.stdout
+    refused = glassplate("nightly", "--stop-starting-at", "25:00")
+    assert refused.returncode == 2
+    assert "stop_starting_at" in refused.stdout
+    checked = glassplate("nights")
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert "No night was due yet" in checked.stdout
 
 
 def test_the_server_creates_the_nights_that_cron_and_time_zone_say(

@@ -61,11 +61,14 @@ def test_of_a_monochrome_scan_the_classical_detector_needs_more_where_the_networ
     assert combined.detect(dusty_all_over, shut, monochrome=True).values.any()
 
 
-def test_of_a_colour_scan_each_detector_has_its_own_gate() -> None:
-    luma, net = dusty(scratched=True), Band(CALIBRATION)
-    alone = classical.detect(luma, monochrome=False).mask.values
+def test_of_a_colour_scan_the_classical_detector_is_believed_where_the_network_is_nearly_sure() -> None:
+    luma = dusty(scratched=True)
+    alone = classical.detect(luma).mask.values
     assert alone.any()
-    assert np.array_equal(combined.detect(luma, net, monochrome=False).values, alone)
+    share = 10 / 400  # of the scan: the band the network is sure of
+    near, far = (Band(replace(CALIBRATION, open_gray=share / times)) for times in (2.5, 1.5))
+    assert np.array_equal(combined.detect(luma, near, monochrome=False).values, alone)
+    assert not combined.detect(luma, far, monochrome=False).values.any()
 
 
 def test_what_runs_along_the_edge_is_a_frame_and_what_crosses_the_scan_is_not() -> None:
