@@ -17,6 +17,8 @@ ALONE = classical.ClassicalConfig(blob_gate_monochrome=0.084, line_gate_monochro
 """Half of the gates for colour: what the classical detector must find of a monochrome scan to be believed alone."""
 IN_COLOUR = 2.0
 """So many times the share that opens the network's gate for monochrome, and the classical one is believed in colour."""
+PLAIN = DetectConfig(keep=0.85, seed=0.985)
+"""What of the network's own marks counts in a colour photograph: a sound one has more to lose."""
 
 FRAME_PX = 1024
 FRAME_SHARE = 0.06
@@ -30,12 +32,13 @@ def detect(
     The network tells damaged pictures from sound ones better than the classical detector does (docs/quality.md), so it
     says how far that one is believed. Of a monochrome scan: by its usual gates where the network's gate is open, by
     stricter ones where it is shut. Of a colour photograph: not at all, unless the network is nearly sure of damage,
-    and then by the gates for monochrome. ``dilated``: marks grown as each detector grows them for inpainting, else as
+    and then by the gates for monochrome; of the network's own marks only the plainest count there. ``dilated``: marks grown as each detector grows them for inpainting, else as
     thin as found.
     """
     worked = worked_scores(luma, detector)
     calibration = detector.calibration
-    config = DetectConfig() if dilated else DetectConfig(dilate_px=0)
+    config = DetectConfig() if monochrome else PLAIN
+    config = config if dilated else replace(config, dilate_px=0)
     found = marks(worked, luma.shape, calibration, config, monochrome=monochrome)
     share = float(company(worked, calibration.sure).max())
     if monochrome or share >= IN_COLOUR * calibration.open_gray:
