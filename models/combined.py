@@ -32,8 +32,8 @@ def detect(
     The network tells damaged pictures from sound ones better than the classical detector does (docs/quality.md), so it
     says how far that one is believed. Of a monochrome scan: by its usual gates where the network's gate is open, by
     stricter ones where it is shut. Of a colour photograph: not at all, unless the network is nearly sure of damage,
-    and then by the gates for monochrome; of the network's own marks only the plainest count there. ``dilated``: marks grown as each detector grows them for inpainting, else as
-    thin as found.
+    and then by the gates for monochrome; of the network's own marks only the plainest count there. ``dilated``: marks
+    grown as each detector grows them for inpainting, else as thin as found.
     """
     worked = worked_scores(luma, detector)
     calibration = detector.calibration

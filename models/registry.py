@@ -100,12 +100,12 @@ CARDS: tuple[ModelCard, ...] = (
         ),
         trained_on="2,889 photographs of at most 250 px: BSDS500, ImageNet, COCO, LSP, CCP, Caltech-101, DPST "
         "(research only), Houses, HSEG (no stated licence), clothing, desktops (free); damage drawn by models.damage",
-        recipe="detect, 1,091 steps, CPU, 2026-11-22; all of it in weights/detect.json",
+        recipe="detect, 7,759 steps, CPU, 2026-11-22; all of it in weights/detect.json",
         channels=1,
         tile_px=1024,
         measures={"frozen1_auc": 0.764, "frozen1_f1": 0.068, "bsd100_clean_share": 0.00078},
-        note="U-Net, 1.1 M parameters. Hardly trained: finds less than the classical detector, and harms clean "
-        "pictures less. Not the default. Blots, stains and flakes are hardly found.",
+        note="U-Net, 1.1 M parameters. Finds cracks, folds, tears and scratches; blots, stains and flakes hardly. "
+        "Sharp thin things in sound negatives draw it. Used with the classical detector: models/combined.py.",
     ),
     ModelCard(
         id="opencv-telea",
