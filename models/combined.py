@@ -31,9 +31,9 @@ def detect(
 
     The network tells damaged pictures from sound ones better than the classical detector does (docs/quality.md), so it
     says how far that one is believed. Of a monochrome scan: by its usual gates where the network's gate is open, by
-    stricter ones where it is shut. Of a colour photograph: not at all, unless the network is nearly sure of damage,
-    and then by the gates for monochrome; of the network's own marks only the plainest count there. ``dilated``: marks
-    grown as each detector grows them for inpainting, else as thin as found.
+    stricter ones where it is shut. Of a colour photograph: by its gates for colour, and only where the network is
+    nearly sure of damage; of the network's own marks only the plainest count there. ``dilated``: marks grown as each
+    detector grows them for inpainting, else as thin as found.
     """
     worked = worked_scores(luma, detector)
     calibration = detector.calibration
@@ -44,7 +44,7 @@ def detect(
     if monochrome or share >= IN_COLOUR * calibration.open_gray:
         own = classical.ClassicalConfig() if share >= calibration.open_gray else ALONE
         own = own if dilated else replace(own, dilate_px=0)
-        np.maximum(found.values, classical.detect(luma, own).mask.values, out=found.values)
+        np.maximum(found.values, classical.detect(luma, own, monochrome=monochrome).mask.values, out=found.values)
     leave_frame(found)
     return found
 

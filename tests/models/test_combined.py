@@ -63,7 +63,7 @@ def test_of_a_monochrome_scan_the_classical_detector_needs_more_where_the_networ
 
 def test_of_a_colour_scan_the_classical_detector_is_believed_where_the_network_is_nearly_sure() -> None:
     luma = dusty(scratched=True)
-    alone = classical.detect(luma).mask.values
+    alone = classical.detect(luma, monochrome=False).mask.values
     assert alone.any()
     share = 10 / 400  # of the scan: the band the network is sure of
     near, far = (Band(replace(CALIBRATION, open_gray=share / times)) for times in (2.5, 1.5))
