@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -15,6 +16,8 @@ os.environ.update(  # before Prefect is imported: its test server, too, calls no
 
 import psycopg2
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectNotFound
 from prefect.testing.utilities import prefect_test_harness
 from psycopg2 import sql
 from pydantic import SecretStr
@@ -154,6 +157,15 @@ def prefect() -> Iterator[None]:
     """A Prefect server of the test session's own; flows called by tests report to it."""
     with prefect_test_harness(server_startup_timeout=60):
         yield
+
+
+@pytest.fixture(autouse=True)
+def no_limit_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Takes the ``gpu`` limit away again: what tests kill would hold its slots on the shared server for ever."""
+    yield
+    if "prefect" in request.fixturenames:
+        with get_client(sync_client=True) as client, suppress(ObjectNotFound):
+            client.delete_global_concurrency_limit_by_name("tag:gpu")
 
 
 @pytest.fixture(scope="session")
