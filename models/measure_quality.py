@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import logging
 import multiprocessing
-import resource
 import sys
 import time
 import zlib
@@ -28,6 +27,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from models import peak
 from models.imaging import Raster
 from models.metrics import psnr, ssim
 from models.naturalness import niqe
@@ -134,7 +134,7 @@ def measure_method(method: str, files: Sequence[Path], cropped: bool, large: boo
             made = cv2.resize(made, (clean.shape[1], clean.shape[0]), interpolation=cv2.INTER_AREA).astype(np.uint8)
         values.append((psnr(clean, made), ssim(clean, made), niqe(made)))
     means = np.nanmean(np.array(values), axis=0)
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak_mb = peak.so_far() / 2**20
     each = seconds / torch.get_num_threads() / megapixels
     return Row(method, len(files), float(means[0]), float(means[1]), float(means[2]), each, peak_mb)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models import classical, combined
+from models import classical, combined, peak
 from models.nets.detect import DetectConfig, LearntDetector, marks, scores, worked_scores
 from models.tiling import is_gray
 from models.training import frozen, real_lines
@@ -260,10 +259,9 @@ class Cost:
 
 
 def cost(contender: Contender, luma: Luma) -> Cost:
-    """Measured once; memory only shows where this is the largest thing the process has done so far."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """Measured once, its memory beyond what the process held before."""
+    before = peak.begin()
     begun = time.perf_counter()
     contender.examine(luma, True)
     seconds = time.perf_counter() - begun
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return Cost(luma.size / 1e6, seconds / (luma.size / 1e6), (after - before) / 1024, torch.get_num_threads())
+    return Cost(luma.size / 1e6, seconds / (luma.size / 1e6), (peak.so_far() - before) / 2**20, torch.get_num_threads())
