@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import psutil
 
-from tasks.stage import PeakMemory
+from models.peak import PeakMemory
 
 T = TypeVar("T")
 

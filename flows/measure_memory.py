@@ -12,7 +12,7 @@ from flows.restore import open_shop
 from infra import settings as places
 from infra.settings import Settings
 from infra.store import open_store
-from tasks.stage import PeakMemory
+from models.peak import PeakMemory
 
 DECODED_TIMES, BESIDE_BYTES = 3.0, 1.5e9  # what a process may take: so many times the decoded scan, and so much more
 BYTES_WANTED = 4e9  # of 200 megapixels

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from models import tiling
 from models.colour import space_of
 from models.imaging import Raster
 from models.nets import rrdbnet, span
+from models.peak import so_far
 from models.registry import ModelCard
 from models.resolution import effective_scale
 from models.tiling import Canvas, Floats, is_gray, resized
@@ -345,10 +344,7 @@ def _fault(name: str, corner: tuple[int, int], x: Floats, y: Floats, network_sca
 
 
 def _stats(network: Network, canvas: Canvas, halvings: int, seconds: float) -> Stats:
-    if network.device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated(network.device)
-    else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    peak = torch.cuda.max_memory_allocated(network.device) if network.device.type == "cuda" else so_far()
     return Stats(
         tiles=canvas.tiles,
         tile_px=max(canvas.tile_height, canvas.tile_width),

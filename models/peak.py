@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+import logging
 import resource
+import sys
 from pathlib import Path
 
-STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+log = logging.getLogger(__name__)
 
 
-def begin() -> int:
-    """Sets the mark back to what the process holds now, where the system can (Linux); returns that, in bytes."""
-    if CLEAR.exists():
-        CLEAR.write_text("5")
-    return so_far()
+class PeakMemory:
+    """Peak resident memory of this process since the object was made, where the kernel lets it be reset (Linux)."""
+
+    def __init__(self) -> None:
+        try:
+            Path("/proc/self/clear_refs").write_text("5")
+        except OSError:
+            log.debug("peak memory cannot be reset here: figures are of the whole process")
+
+    def peak_bytes(self) -> int:
+        """Bytes; the whole process's life where the peak cannot be reset."""
+        return so_far()
 
 
 def so_far() -> int:
-    """The most the process held since ``begin``, in bytes; where the system keeps no such mark, since it began.
+    """The most this process held, in bytes, since the mark was last set back or it began.
 
     Not ``ru_maxrss`` where it can be helped: a process inherits that from the one that started it.
     """
-    if STATUS.exists():
-        line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        log.debug("no /proc: asking getrusage")
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

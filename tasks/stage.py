@@ -11,7 +11,6 @@ import hashlib
 import importlib.metadata
 import inspect
 import logging
-import resource
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +31,7 @@ from db.records import LedgerConflict, LedgerUnavailable
 from infra.store import Altered, Blobs, Denied, NotFound, Store, StoreUnavailable, Taken
 from models import imaging
 from models.imaging import ImagingError, Limits, Raster
+from models.peak import PeakMemory
 from models.registry import ModelCard
 from tasks.contracts import (
     EVERY,
@@ -470,26 +470,6 @@ def _kept(path: Path, blobs: Blobs, width: int, height: int, media_type: str) ->
         height=height,
         media_type=media_type,
     )
-
-
-class PeakMemory:
-    """Peak resident memory of this process since the object was made, where the kernel lets it be reset (Linux)."""
-
-    def __init__(self) -> None:
-        try:
-            Path("/proc/self/clear_refs").write_text("5")
-        except OSError:
-            log.debug("peak memory cannot be reset here: figures are of the whole process")
-
-    def peak_bytes(self) -> int:
-        """Bytes; the whole process's life where the peak cannot be reset."""
-        try:
-            for line in Path("/proc/self/status").read_text().splitlines():
-                if line.startswith("VmHWM:"):
-                    return int(line.split()[1]) * 1024
-        except OSError:
-            log.debug("no /proc: asking getrusage")
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _task_run_id() -> str | None:

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
 
+from models.nets.detect import Block, Convolution
 from models.weights import load_strictly, read_state
 
 SIDE_PX = 256  # the long side at which colours are guessed: things are then as large as they were in training
@@ -30,31 +31,6 @@ TO_RGB = (
     (0.055648, -0.204043, 1.057311),
 )  # XYZ to linear sRGB
 HALVINGS = 8  # steps of the search for the most chroma that sRGB holds: to 1/256 of it
-
-
-class Convolution(nn.Sequential):
-    """3x3 convolution, batch norm (fixed after training: no picture is judged by its own contrast), ReLU."""
-
-    def __init__(self, into: int, out: int, *, stride: int = 1, dilation: int = 1) -> None:
-        super().__init__(
-            nn.Conv2d(into, out, 3, stride=stride, padding=dilation, dilation=dilation, bias=False),
-            nn.BatchNorm2d(out),
-            nn.ReLU(inplace=True),
-        )
-
-
-class Block(nn.Module):
-    """Two convolutions beside the identity."""
-
-    def __init__(self, width: int, *, dilation: int = 1) -> None:
-        super().__init__()
-        self.first = Convolution(width, width)
-        self.second = Convolution(width, width, dilation=dilation)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, width, h, w) -> the same shape."""
-        out: torch.Tensor = x + self.second(self.first(x))
-        return out
 
 
 class Everywhere(nn.Module):

@@ -260,8 +260,10 @@ class Cost:
 
 def cost(contender: Contender, luma: Luma) -> Cost:
     """Measured once, its memory beyond what the process held before."""
-    before = peak.begin()
+    memory, before = peak.PeakMemory(), peak.so_far()
     begun = time.perf_counter()
     contender.examine(luma, True)
     seconds = time.perf_counter() - begun
-    return Cost(luma.size / 1e6, seconds / (luma.size / 1e6), (peak.so_far() - before) / 2**20, torch.get_num_threads())
+    return Cost(
+        luma.size / 1e6, seconds / (luma.size / 1e6), (memory.peak_bytes() - before) / 2**20, torch.get_num_threads()
+    )

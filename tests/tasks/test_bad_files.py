@@ -12,7 +12,7 @@ import pytest
 from bad_files import Case, corpus
 from models import imaging
 from models.imaging import ImagingError, Raster
-from tasks.stage import PeakMemory
+from models.peak import PeakMemory
 
 BOMB_BYTES = 600_000_000  # of memory that a bomb may touch; its promise is a gigabyte and more
 BOMB_SECONDS = 60.0
