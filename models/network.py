@@ -81,10 +81,10 @@ class Restored:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Architecture:
-    """How to build a network and read its weights. ``from_ncnn``: from the bytes of an ncnn ``.bin``."""
+    """How to build a network, and how to read its weights from an ncnn ``.bin`` where that is how they are published."""
 
     build: Callable[[], nn.Module]
-    from_ncnn: Convert
+    from_ncnn: Convert | None = None
 
 
 ARCHES: dict[str, Architecture] = {
@@ -147,7 +147,7 @@ def load(card: ModelCard, path: Path, device: str = "auto", dtype: torch.dtype |
     if card.arch not in ARCHES:
         raise UnusableWeights(card.id, expected=f"an arch of {', '.join(ARCHES)} or spandrel", found=card.arch)
     arch = ARCHES[card.arch]
-    if path.suffix == ".bin":
+    if path.suffix == ".bin" and arch.from_ncnn is not None:
         state = converted(path, sha256, card.id, arch.from_ncnn, pinned=card.state_sha256)
     else:
         state = read_state(verify(path, sha256, card.id))
