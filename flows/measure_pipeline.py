@@ -200,17 +200,17 @@ def _client(settings: Settings) -> SyncPrefectClient:
 
 def _bare(keys: Sequence[str]) -> Lap:
     settings = places.load()
-    store = open_store(settings)
+    store, stages = open_store(settings), rehearsal.pure(settings)
     with tempfile.TemporaryDirectory(prefix="glassplate-") as folder:
         to = Path(folder)
         paths = [to / f"{n}.tif" for n in range(len(keys) + 1)]
         for key, path in zip((_warm(keys[0]), *keys), paths, strict=True):
             store.download(settings.masters_bucket, key, path)
-        rehearsal.bare(paths[0], "to warm up", to)
+        rehearsal.bare(paths[0], "to warm up", to, stages)
         line_up()
         with Watch() as watch:
             for key, path in zip(keys, paths[1:], strict=True):
-                if rehearsal.bare(path, key, to) == 0.0:
+                if rehearsal.bare(path, key, to, stages) == 0.0:
                     raise RuntimeError(f"{key}: expected damage found, found none")
     return _lap(watch, keys)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,22 +15,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flows.demo import own_scans
-from flows.restore import STAGES, groups, identity
+from flows.restore import STAGES, groups, identity, open_shelf
 from infra.settings import Settings
 from infra.store import Store
 from models import imaging, views
 from models.imaging import Metadata, Raster
+from models.nets.detect import LearntDetector
 from tasks import detect, ingest, inpaint, publish, record, score
 from tasks.contracts import CLEANED, MASTER, Course, Outcome, Plate, StageOutput, StageResult
+from tasks.fetch import fetch
 from tasks.publish import PREVIEW_LONG_SIDE_PX
-from tasks.recipe import RECIPES, RecipeName, RestorationRecipe, ScoreConfig
+from tasks.recipe import RECIPES, DetectConfig, RecipeName, RestorationRecipe, ScoreConfig
 from tasks.stage import Workshop
 
 ARCHIVAL = RECIPES[RecipeName.ARCHIVAL]
-PURE: dict[str, Callable[[Plate, Any], StageOutput]] = {
-    "detect": detect.find_damage,
-    "inpaint": inpaint.fill_damage,
-}
+Pure = Mapping[str, Callable[[Plate, Any], StageOutput]]
 SCRATCHES_PER_MEGAPIXEL, DUST_PER_MEGAPIXEL = 1.0, 6.0
 GRAIN = 2.0  # standard deviation, in levels
 _BAND_ROWS = 1024
@@ -94,7 +93,19 @@ def write(raster: Raster, path: Path, title: str) -> Path:
     return path
 
 
-def bare(path: Path, name: str, folder: Path, recipe: RestorationRecipe = ARCHIVAL) -> float:
+def pure(settings: Settings) -> Pure:
+    """The stages' functions on pixels as recipe ``archival`` uses them, with the same network loaded."""
+    card = detect.stage_of(DetectConfig(), open_shelf(settings)).card
+    assert card is not None, "there is always a detector"
+    paths = fetch(card, settings.weights_dir or settings.data_dir / "weights")
+    detector = LearntDetector.load(paths[0]) if paths else None
+    return {
+        "detect": lambda plate, config: detect.find_damage(plate, config, detector),
+        "inpaint": inpaint.fill_damage,
+    }
+
+
+def bare(path: Path, name: str, folder: Path, stages: Pure, recipe: RestorationRecipe = ARCHIVAL) -> float:
     """The damage coverage of the scan at ``path``; what would be published of it lies in ``folder``.
 
     The pure functions of the stages and the files of publish, nothing else: no store, no database, no checks, no
@@ -103,7 +114,7 @@ def bare(path: Path, name: str, folder: Path, recipe: RestorationRecipe = ARCHIV
     master = imaging.decode(path, name)
     plate, coverage = Plate(name, {MASTER: master}), 0.0
     for config in recipe.stages:
-        output = PURE[config.stage](plate, config)
+        output = stages[config.stage](plate, config)
         plate = Plate(name, {**plate.layers, **output.layers}, output.mask or plate.mask)
         coverage = output.measures.get("damage_coverage", coverage)
     score.measure(plate, ScoreConfig())

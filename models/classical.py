@@ -116,7 +116,9 @@ def detect(luma: Floats, config: ClassicalConfig = ClassicalConfig(), *, monochr
 
     Sides under 48 px are never marked. Deterministic; tiles do not show. Memory: see ``detect_in``.
     """
-    return detect_in(levels(luma, config), luma.shape, config, monochrome=monochrome)
+    found_at, shape = levels(luma, config), (luma.shape[0], luma.shape[1])
+    del luma  # the caller may have kept none
+    return detect_in(found_at, shape, config, monochrome=monochrome)
 
 
 def levels(luma: Floats, config: ClassicalConfig = ClassicalConfig()) -> list[Level]:
@@ -157,9 +159,9 @@ def detect_in(
             weak = _evidence(found, level.size, config, False) / stricter < 1.0
             _draw(found, level.shape, mask, config, config.weak_score if weak else 0.0)
     count = component_count(mask)
-    values = mask.astype(np.float32)
+    coverage = np.count_nonzero(mask) / mask.size
     gate = None if count else f"evidence {strongest:.2f}, damage has 1.00"
-    return Detection(Mask(values), count, float(np.count_nonzero(mask) / mask.size), gate)
+    return Detection(Mask(np.multiply(mask, np.uint8(255), out=mask)), count, float(coverage), gate)
 
 
 def component_count(marked: NDArray[np.uint8]) -> int:
@@ -399,6 +401,8 @@ def _sums_down_right(detail: NDArray[np.int16], directions: list[tuple[float, fl
     h, w = detail.shape[0] - 2 * margin, detail.shape[1] - 2 * margin
     best = [np.full((h, w), -32768, np.int16) for _ in range(4)]
     steps = [np.zeros((h, w), np.int16) for _ in range(2)]
+    spare = [np.empty(detail.shape, np.int16) for _ in range(2)]  # in turn: fresh memory costs more than the sums
+    higher, lower, rise = (np.empty((h, w), np.int16) for _ in range(3))
     for dy, dx in directions:
         norm = float(np.hypot(dy, dx))
         ny, nx = _whole(SIDE_PX * -dx / norm), _whole(SIDE_PX * dy / norm)
@@ -406,7 +410,8 @@ def _sums_down_right(detail: NDArray[np.int16], directions: list[tuple[float, fl
         while n < LONG_PX:  # twice as long each time: a sum of 64 takes six additions
             oy, ox = _whole(dy * n), _whole(dx * n)
             hh, ww = summed.shape[0] - oy, summed.shape[1] - ox
-            summed = summed[:hh, :ww] + summed[oy : oy + hh, ox : ox + ww]
+            spare.reverse()
+            summed = np.add(summed[:hh, :ww], summed[oy : oy + hh, ox : ox + ww], out=spare[0][:hh, :ww])
             n *= 2
             if n not in (SHORT_PX, LONG_PX):
                 continue
@@ -414,14 +419,13 @@ def _sums_down_right(detail: NDArray[np.int16], directions: list[tuple[float, fl
             own = summed[cy : cy + h, cx : cx + w]
             one = summed[cy + ny : cy + ny + h, cx + nx : cx + nx + w]
             two = summed[cy - ny : cy - ny + h, cx - nx : cx - nx + w]
-            higher, lower = np.maximum(one, two), np.minimum(one, two)
-            rises = (own - higher, lower - own)
-            for p in (0, 1):
+            np.maximum(one, two, out=higher)
+            np.minimum(one, two, out=lower)
+            for p, (more, less) in enumerate(((own, higher), (lower, own))):
+                np.subtract(more, less, out=rise)
                 if n == SHORT_PX:
-                    np.copyto(steps[p], higher - lower, where=rises[p] > best[p])
-                    np.maximum(best[p], rises[p], out=best[p])
-                else:
-                    np.maximum(best[2 + p], rises[p], out=best[2 + p])
+                    cv2.copyTo(higher - lower, (rise > best[p]).view(np.uint8), steps[p])
+                np.maximum(best[p if n == SHORT_PX else 2 + p], rise, out=best[p if n == SHORT_PX else 2 + p])
     return best + steps
 
 

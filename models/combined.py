@@ -35,16 +35,18 @@ def detect(
     nearly sure of damage; of the network's own marks only the plainest count there. ``dilated``: marks grown as each
     detector grows them for inpainting, else as thin as found.
     """
-    worked = worked_scores(luma, detector)
+    worked, levels, shape = worked_scores(luma, detector), classical.levels(luma), luma.shape
+    del luma  # four bytes a pixel: of a large scan the most of all there is here
     calibration = detector.calibration
     config = DetectConfig() if monochrome else PLAIN
     config = config if dilated else replace(config, dilate_px=0)
-    found = marks(worked, luma.shape, calibration, config, monochrome=monochrome)
+    found = marks(worked, shape, calibration, config, monochrome=monochrome)
     share = float(company(worked, calibration.sure).max())
     if monochrome or share >= IN_COLOUR * calibration.open_gray:
         own = classical.ClassicalConfig() if share >= calibration.open_gray else ALONE
         own = own if dilated else replace(own, dilate_px=0)
-        np.maximum(found.values, classical.detect(luma, own, monochrome=monochrome).mask.values, out=found.values)
+        more = classical.detect_in(levels, (shape[0], shape[1]), own, monochrome=monochrome).mask
+        np.maximum(found.stored, more.stored, out=found.stored)
     leave_frame(found)
     return found
 
@@ -55,7 +57,7 @@ def leave_frame(mask: Mask) -> None:
     That is a connected mark at least a quarter as long as the scan's short side, four fifths of it within 6 % of that
     side from the edge. Judged on a mask of at most 1,024 px, so that labels of a large scan take no memory.
     """
-    height, width = mask.values.shape
+    height, width = mask.shape
     factor = math.ceil(max(height, width) / FRAME_PX)
     size = (math.ceil(width / factor), math.ceil(height / factor))
     small = (cv2.resize(mask.values, size, interpolation=cv2.INTER_AREA) > 0).astype(np.uint8)
@@ -67,4 +69,4 @@ def leave_frame(mask: Mask) -> None:
     gone[0] = False
     if gone.any():
         where = cv2.resize(gone[labels].astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST)
-        mask.values[where > 0] = 0
+        mask.stored[where > 0] = 0

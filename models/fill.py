@@ -20,7 +20,6 @@ Method = Literal["telea", "navier_stokes"]
 Pixels = NDArray[Any]  # (h, w, c) uint8 or uint16
 Flags = NDArray[np.uint8]  # (h, w), 0 or 1
 
-THRESHOLD = 0.5  # a mask value at or above this is filled
 _FLAGS = {"telea": cv2.INPAINT_TELEA, "navier_stokes": cv2.INPAINT_NS}
 _BLOCK_PX = 8  # damage is grouped on a grid of this pitch: marks less than two blocks apart share a crop
 _BAND_ROWS = 512  # rows handled at once where a whole picture is gone through
@@ -52,9 +51,9 @@ def fill(raster: Raster, mask: Mask, method: Method = "telea", config: FillConfi
     Raises ValueError for a mask of another size or one that covers the whole picture, ChangedOutside if a pixel outside
     the mask changed.
     """
-    if mask.values.shape != raster.pixels.shape[:2]:
-        raise ValueError(f"fill: expected a mask of {raster.pixels.shape[:2]}, found {mask.values.shape}")
-    damaged: Flags = (mask.values >= THRESHOLD).view(np.uint8)
+    if mask.shape != raster.pixels.shape[:2]:
+        raise ValueError(f"fill: expected a mask of {raster.pixels.shape[:2]}, found {mask.shape}")
+    damaged: Flags = mask.damaged().view(np.uint8)
     share = np.count_nonzero(damaged) / damaged.size
     if share == 0:
         return raster

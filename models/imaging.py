@@ -142,19 +142,45 @@ class Raster:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Mask:
-    """Damage: ``values`` (H, W) float32 in [0, 1], 1 = damaged; same size and orientation as its raster."""
+    """Damage of (H, W) pixels from 0 to 1, 1 = damaged; same size and orientation as its raster.
 
-    values: NDArray[np.float32]
+    ``stored``: float32 in [0, 1], or uint8 with 255 for 1, as masks are at rest: a quarter of the memory, which is 600
+    MB of a scan of 200 megapixels.
+    """
+
+    stored: NDArray[np.float32] | NDArray[np.uint8]
 
     def __post_init__(self) -> None:
-        v = self.values
-        if v.ndim != 2 or v.dtype != np.float32:
-            raise ValueError(f"Mask: expected (H, W) float32, found {v.shape} {v.dtype}")
+        v = self.stored
+        if v.ndim != 2 or v.dtype not in (np.float32, np.uint8):
+            raise ValueError(f"Mask: expected (H, W) float32 or uint8, found {v.shape} {v.dtype}")
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(H, W)."""
+        return self.stored.shape[0], self.stored.shape[1]
+
+    @property
+    def values(self) -> NDArray[np.float32]:
+        """(H, W) float32 in [0, 1]; of a mask stored as uint8 a new array."""
+        return self.part(slice(None))
+
+    def part(self, rows: slice) -> NDArray[np.float32]:
+        """These rows of ``values``: of a large mask as many as are needed."""
+        some = self.stored[rows]
+        if some.dtype == np.uint8:
+            return np.multiply(some, np.float32(1 / 255), dtype=np.float32)
+        return np.asarray(some, np.float32)
+
+    def damaged(self, rows: slice = slice(None)) -> NDArray[np.bool_]:
+        """(H, W) what counts as damaged, or these rows of it."""
+        some = self.stored[rows]
+        return np.asarray(some >= (DAMAGED if some.dtype == np.float32 else round(255 * DAMAGED)), np.bool_)
 
     @property
     def coverage(self) -> float:
         """Share of pixels that count as damaged."""
-        return float(np.count_nonzero(self.values >= DAMAGED) / self.values.size)
+        return sum(int(np.count_nonzero(self.damaged(rows))) for rows in _bands(*self.shape)) / self.stored.size
 
 
 def probe(path: Path, name: str, limits: Limits = Limits()) -> Header:
@@ -323,10 +349,12 @@ def write_jpeg(raster: Raster, path: Path, *, quality: int = 88) -> None:
 
 def write_mask(mask: Mask, path: Path) -> None:
     """Writes ``mask`` as an 8-bit gray PNG (0..255)."""
-    values = np.empty((*mask.values.shape, 1), np.uint8)
-    for rows in _bands(mask.values.shape[0], mask.values.shape[1]):
-        values[rows, :, 0] = np.rint(np.clip(mask.values[rows], 0.0, 1.0) * 255.0)
-    path.write_bytes(encode_png(values))
+    levels = mask.stored
+    if levels.dtype != np.uint8:
+        levels = np.empty(mask.shape, np.uint8)
+        for rows in _bands(*mask.shape):
+            levels[rows] = np.rint(np.clip(mask.part(rows), 0.0, 1.0) * 255.0)
+    path.write_bytes(encode_png(np.asarray(levels, np.uint8)[:, :, None]))
 
 
 def read_mask(path: Path, name: str) -> Mask:
@@ -335,7 +363,7 @@ def read_mask(path: Path, name: str) -> Mask:
     if raster.bits != 8 or raster.pixels.shape[2] != 1:
         found = f"{raster.bits} bits, {raster.pixels.shape[2]} channels"
         raise UnsupportedImage(name, expected="an 8-bit gray mask", found=found)
-    return Mask(np.multiply(raster.pixels[..., 0], np.float32(1 / 255), dtype=np.float32))
+    return Mask(np.ascontiguousarray(raster.pixels[..., 0], np.uint8))
 
 
 def _bands(height: int, width: int, pixels: int = 1 << 21) -> Iterator[slice]:
@@ -452,11 +480,11 @@ def luminance(raster: Raster) -> NDArray[np.float32]:
 
 def pixel_sha256(raster: Raster, *, outside: Mask | None = None) -> str:
     """sha256 over shape, dtype and pixel values; with ``outside``, only over pixels it does not call damaged."""
-    if outside is not None and outside.values.shape != raster.pixels.shape[:2]:
-        raise ValueError(f"pixel_sha256: expected a mask of {raster.pixels.shape[:2]}, found {outside.values.shape}")
+    if outside is not None and outside.shape != raster.pixels.shape[:2]:
+        raise ValueError(f"pixel_sha256: expected a mask of {raster.pixels.shape[:2]}, found {outside.shape}")
     digest = hashlib.sha256(f"{raster.pixels.shape} {raster.pixels.dtype}".encode())
     for rows in _bands(raster.height, raster.width):
-        band = raster.pixels[rows] if outside is None else raster.pixels[rows][outside.values[rows] < DAMAGED]
+        band = raster.pixels[rows] if outside is None else raster.pixels[rows][~outside.damaged(rows)]
         digest.update(np.ascontiguousarray(band, band.dtype.newbyteorder("<")).data)
     return digest.hexdigest()
 

@@ -72,9 +72,9 @@ def retouch(
     ``crop_px + 2 * margin_px``; ``on_crop(1)`` is called after each. Raises ValueError for a mask of another size or
     one that leaves nothing to fill from, NonFiniteOutput, WrongSize, TileTooLarge, ``fill.ChangedOutside``.
     """
-    if mask.values.shape != raster.pixels.shape[:2]:
-        raise ValueError(f"{name}: expected a mask of {raster.pixels.shape[:2]}, found {mask.values.shape}")
-    damaged: Flags = (mask.values >= fill.THRESHOLD).view(np.uint8)
+    if mask.shape != raster.pixels.shape[:2]:
+        raise ValueError(f"{name}: expected a mask of {raster.pixels.shape[:2]}, found {mask.shape}")
+    damaged: Flags = mask.damaged().view(np.uint8)
     if not damaged.any():
         return Retouched(raster)
     brush = _Brush(net, name, space_of(raster), _gray_outside(raster.pixels, damaged), on_crop)

@@ -20,8 +20,8 @@ _CHUNK_ROWS = 4096
 
 def highlighted(raster: Raster, mask: Mask, *, long_side_px: int | None = None) -> NDArray[np.uint8]:
     """(h, w, 3) uint8 sRGB, upright: ``raster`` reduced to ``long_side_px`` with ``mask`` drawn on it."""
-    if mask.values.shape != raster.pixels.shape[:2]:
-        raise ValueError(f"highlighted: expected a mask of {raster.pixels.shape[:2]}, found {mask.values.shape}")
+    if mask.shape != raster.pixels.shape[:2]:
+        raise ValueError(f"highlighted: expected a mask of {raster.pixels.shape[:2]}, found {mask.shape}")
     return overlay(srgb8(raster, long_side_px=long_side_px), mask, orientation=raster.orientation)
 
 
@@ -48,7 +48,7 @@ def overlay(rgb: NDArray[np.uint8], mask: Mask, *, orientation: int = 1) -> NDAr
 def preview_mask(mask: Mask, size: tuple[int, int], *, orientation: int = 1) -> NDArray[np.float32]:
     """``mask`` as (h, w) = ``size`` float32, upright: each pixel is the maximum of those it stands for."""
     rows, columns = size[::-1] if orientation >= 5 else size
-    height, width = mask.values.shape
+    height, width = mask.shape
     top = np.arange(rows) * height // rows
     left = np.arange(columns) * width // columns
     reduced = np.empty((rows, columns), np.float32)
@@ -56,7 +56,7 @@ def preview_mask(mask: Mask, size: tuple[int, int], *, orientation: int = 1) -> 
     for first in range(0, rows, step):  # in bands: a mask of 200 megapixels is 800 MB as it is
         part = top[first : first + step]
         end = top[first + step] if first + step < rows else height
-        band = np.maximum.reduceat(mask.values[part[0] : max(end, part[-1] + 1)], part - part[0], axis=0)
+        band = np.maximum.reduceat(mask.part(slice(part[0], max(end, part[-1] + 1))), part - part[0], axis=0)
         reduced[first : first + step] = np.maximum.reduceat(band, left, axis=1)
     return turn_upright(reduced, orientation)
 

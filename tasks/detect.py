@@ -10,7 +10,7 @@ import numpy as np
 from prefect import task
 
 from models import classical, combined, imaging, tint
-from models.imaging import DAMAGED, Mask, Raster
+from models.imaging import Mask, Raster
 from models.nets import detect as net
 from models.nets.detect import LearntDetector
 from models.registry import card as card_of
@@ -49,15 +49,16 @@ def find_damage(plate: Plate, config: DetectConfig, /, detector: LearntDetector 
     Measures: ``damage_coverage`` (share of pixels, 0..1) and ``damage_components`` (connected regions).
     """
     scan = plate[MASTER]
-    luma, monochrome = imaging.luminance(scan), not _in_colour(scan)
+    monochrome = not _in_colour(scan)
+    # The luma is handed over and not kept: a detector lets go of it once it has looked.
     if detector is None:
-        mask = classical.detect(luma, monochrome=monochrome).mask
+        mask = classical.detect(imaging.luminance(scan), monochrome=monochrome).mask
     elif config.model == "combined":
-        mask = combined.detect(luma, detector, monochrome=monochrome)
+        mask = combined.detect(imaging.luminance(scan), detector, monochrome=monochrome)
     else:
-        mask = net.detect(luma, detector, monochrome=monochrome)
+        mask = net.detect(imaging.luminance(scan), detector, monochrome=monochrome)
     mask = protected(mask, config.protect)
-    count = classical.component_count((mask.values >= DAMAGED).view(np.uint8))
+    count = classical.component_count(mask.damaged().view(np.uint8))
     return StageOutput(mask=mask, measures={"damage_coverage": mask.coverage, "damage_components": float(count)})
 
 
@@ -71,10 +72,10 @@ def protected(mask: Mask, rectangles: Sequence[tuple[int, int, int, int]]) -> Ma
     """``mask`` with nothing inside the rectangles (left, top, width, height), which may reach over its edge."""
     if not rectangles:
         return mask
-    values = mask.values.copy()
+    stored = mask.stored.copy()
     for left, top, width, height in rectangles:
-        values[max(top, 0) : max(top + height, 0), max(left, 0) : max(left + width, 0)] = 0.0
-    return Mask(values)
+        stored[max(top, 0) : max(top + height, 0), max(left, 0) : max(left + width, 0)] = 0
+    return Mask(stored)
 
 
 @task(name="detect", task_run_name="detect", **stage.GPU)

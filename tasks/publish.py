@@ -135,6 +135,7 @@ def _put_derivative(name: str, course: Course, plate: PlateRef, master: Raster, 
     )
     path = folder / f"{name}.tif"
     imaging.write_tiff(made, path, software="glassplate", xmp=packet)
+    del made  # a large scan and its copy are too much at once
     made = imaging.decode(path, plate.scan, stage.UNLIMITED)  # from here on: what a reader of the file will see
     mask = _mask(plate, blobs, folder) if name == CLEANED else None
     shelf.put(name, path, "image/tiff", made, _same_outside(plate, master, made, mask) if mask else None)

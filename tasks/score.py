@@ -99,7 +99,7 @@ def _outside(mask: Mask | None, seen: Picture, orientation: int) -> NDArray[np.b
         return None
     size = (seen.shape[0], seen.shape[1])
     covered = views.preview_mask(mask, size, orientation=orientation) >= DAMAGED
-    if size not in (mask.values.shape, mask.values.shape[::-1]):
+    if size not in (mask.shape, mask.shape[::-1]):
         covered = cv2.dilate(covered.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(np.bool_)
     return covered
 

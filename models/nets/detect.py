@@ -276,8 +276,9 @@ def detect(
     size and up to three halvings of it, in tiles. ``monochrome``: the scan is no colour photograph. Beside the luma and
     its mask this holds one byte a worked pixel and what one tile needs.
     """
-    worked = worked_scores(luma, detector, config)
-    return marks(worked, luma.shape, detector.calibration, config, monochrome=monochrome)
+    worked, shape = worked_scores(luma, detector, config), luma.shape
+    del luma  # the caller may have kept none
+    return marks(worked, shape, detector.calibration, config, monochrome=monochrome)
 
 
 def marks(
@@ -299,10 +300,9 @@ def marks(
         marked = np.asarray(cv2.dilate(marked, kernel), np.uint8)
     if marked.shape != shape:
         marked = np.asarray(cv2.resize(marked, shape[::-1], interpolation=cv2.INTER_NEAREST), np.uint8)
-    values = np.asarray(marked, np.float32)
     for left, top, width, height in config.protect:
-        values[max(top, 0) : max(top + height, 0), max(left, 0) : max(left + width, 0)] = 0
-    return Mask(values)
+        marked[max(top, 0) : max(top + height, 0), max(left, 0) : max(left + width, 0)] = 0
+    return Mask(np.multiply(marked, np.uint8(255), out=marked))
 
 
 def opened(worked: NDArray[np.uint8], calibration: Calibration, *, monochrome: bool) -> NDArray[np.bool_]:

@@ -90,9 +90,17 @@ def test_one_scan_s_memory_is_told_by_stage(archive: Archive) -> None:
     assert "(3 x decoded + 1.5 GB)" in row(str(costs), "peak MB")[1]
 
 
-def test_a_scan_made_to_measure_has_damage_that_is_found_and_mended(tmp_path: Path) -> None:
-    path = rehearsal.write(rehearsal.photograph(0.5), tmp_path / "scan.tif", "a title")
-    assert 0 < rehearsal.bare(path, "scan", tmp_path) < 0.2
+def test_a_scan_made_to_measure_is_mended_the_same_way_bare_and_through_the_stages(
+    archive: Archive, tmp_path: Path
+) -> None:
+    picture, key = rehearsal.photograph(0.5), f"{archive.settings.masters_prefix}bench/same.tif"
+    path = rehearsal.write(picture, tmp_path / "scan.tif", "a title")
+    found = rehearsal.bare(path, "scan", tmp_path, rehearsal.pure(archive.settings))
+    assert 0 < found < 0.2
+    rehearsal.put(archive.store, archive.settings.masters_bucket, [key], [picture])
+    (course,) = rehearsal.staged([key], archive.shop(), archive.settings)
+    (detected,) = (result for result in course.results if result.stage == "detect")
+    assert detected.measures["damage_coverage"] == found, "a bare loop with another detector would compare nothing"
     names = {file.name for file in tmp_path.iterdir()}
     assert names == {"scan.tif", "cleaned.tif", "mask.png", "overlay.jpg", "difference.png", "preview.jpg"}
 

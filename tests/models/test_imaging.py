@@ -813,3 +813,18 @@ def test_a_property_xml_cannot_hold_is_refused(pair: tuple[str, str]) -> None:
 def test_an_utf_16_packet_is_read() -> None:
     labelled = imaging.label_xmp(XMP.decode().encode("utf-16"), [(TRAINED, "x")])
     assert b"M\xc3\xbchle" in labelled
+
+
+def test_a_mask_in_bytes_means_what_the_same_mask_in_floats_means(tmp_path: Path):
+    levels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    narrow, wide = Mask(levels), Mask(levels.astype(np.float32) * np.float32(1 / 255))
+    assert narrow.shape == (16, 16) and np.array_equal(narrow.values, wide.values)
+    assert np.array_equal(narrow.damaged(), wide.damaged()) and narrow.coverage == wide.coverage == 0.5
+    assert np.array_equal(narrow.part(slice(3, 5)), wide.values[3:5])
+    for mask, name in ((narrow, "a.png"), (wide, "b.png")):
+        imaging.write_mask(mask, tmp_path / name)
+        again = imaging.read_mask(tmp_path / name, name)
+        assert again.stored.dtype == np.uint8, "a large mask at rest is not blown up to floats"
+        assert np.array_equal(again.stored, levels)
+    with pytest.raises(ValueError, match="float32 or uint8"):
+        Mask(np.zeros((4, 4), np.float64))  # type: ignore[arg-type]
