@@ -401,6 +401,17 @@ def turn_upright(pixels: NDArray[_Sample], orientation: int) -> NDArray[_Sample]
     return np.ascontiguousarray(pixels)
 
 
+def turn_back(upright: NDArray[_Sample], orientation: int) -> NDArray[_Sample]:
+    """An upright picture (H, W, ...) in stored orientation: what ``turn_upright`` does, undone."""
+    if orientation in (2, 3, 6, 7):
+        upright = upright[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        upright = upright[::-1]
+    if orientation >= 5:
+        upright = upright.swapaxes(0, 1)
+    return np.ascontiguousarray(upright)
+
+
 _ICC_MODES = {"GRAY": "L", "RGB": "RGB"}
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from prefect import task
 
-from models import classical, combined, imaging, tint
+from models import classical, combined, imaging, likeness, tint
 from models.imaging import Mask, Raster
 from models.nets import detect as net
 from models.nets.detect import LearntDetector
@@ -38,15 +38,16 @@ def stage_of(config: DetectConfig, models: Shelf) -> Stage:
         model = "classical"
     own = {"classical": (classical,), NETWORK: (net,)}.get(model, (combined, classical, net))
     card = models.card(NETWORK if model == "combined" else model)
-    return Stage("detect", reads=(MASTER,), code=(sys.modules[__name__], tint, *own), card=card)
+    return Stage("detect", reads=(MASTER,), code=(sys.modules[__name__], tint, likeness, *own), card=card)
 
 
 def find_damage(plate: Plate, config: DetectConfig, /, detector: LearntDetector | None = None) -> StageOutput:
     """The mask of what is damaged on the master; all zero when nothing is found that is worth mending.
 
     Found by ``detector``, by the classical detector when there is none, or by both, as ``config.model`` says. Nothing
-    is marked inside ``protect``.
-    Measures: ``damage_coverage`` (share of pixels, 0..1) and ``damage_components`` (connected regions).
+    is marked inside ``protect``, nor what may be a feature of a face (``models.likeness``).
+    Measures: ``damage_coverage`` (share of pixels, 0..1), ``damage_components`` (connected regions),
+    ``spared_on_faces`` (marks taken back).
     """
     scan = plate[MASTER]
     monochrome = not _in_colour(scan)
@@ -58,8 +59,10 @@ def find_damage(plate: Plate, config: DetectConfig, /, detector: LearntDetector 
     else:
         mask = net.detect(imaging.luminance(scan), detector, monochrome=monochrome)
     mask = protected(mask, config.protect)
+    spared = likeness.spare(mask, scan, likeness.faces_of(scan)) if config.spare_faces and mask.coverage else 0
     count = classical.component_count(mask.damaged().view(np.uint8))
-    return StageOutput(mask=mask, measures={"damage_coverage": mask.coverage, "damage_components": float(count)})
+    measures = {"damage_coverage": mask.coverage, "damage_components": float(count), "spared_on_faces": float(spared)}
+    return StageOutput(mask=mask, measures=measures)
 
 
 def _in_colour(scan: Raster) -> bool:

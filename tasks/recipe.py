@@ -24,6 +24,10 @@ class DetectConfig(Frozen):
         description="Rectangles (left, top, width, height) in pixels, stored orientation, where nothing is marked: "
         "captions, stamps, rulers, colour targets.",
     )
+    spare_faces: bool = Field(
+        default=True,
+        description="Take back short marks on faces that may be eyes, nostrils or lips; creases across stay marked.",
+    )
 
 
 class InpaintConfig(Frozen):
