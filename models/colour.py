@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL.ImageCms import ImageCmsProfile
 
 from models.imaging import Raster
 
+PROFILE_DATE = struct.pack(">6H", 2026, 1, 1, 0, 0, 0)
 STEPS = 18  # 0, 15, …, 255: nodes that 8-bit conversion hits exactly, far enough apart that its rounding stays small
 SAME_WITHIN = 1.5 / 255
 
@@ -54,6 +56,26 @@ class Space:
 
 
 SRGB = Space()
+LUMINANCE = np.array([0.212671, 0.715160, 0.072169], np.float32)  # of linear sRGB
+
+
+def linear(srgb: Floats) -> Floats:
+    """Linear light in [0, 1] of encoded sRGB in [0, 1] (IEC 61966-2-1)."""
+    high = np.power((srgb + np.float32(0.055)) * np.float32(1 / 1.055), np.float32(2.4))
+    return np.asarray(np.where(srgb <= 0.04045, srgb * np.float32(1 / 12.92), high), np.float32)
+
+
+def encoded(light: Floats) -> Floats:
+    """The other way; clipped to [0, 1]."""
+    light = np.clip(light, 0, 1)
+    curved = np.float32(1.055) * np.power(light, np.float32(1 / 2.4)) - np.float32(0.055)
+    return np.asarray(np.where(light <= 0.0031308, light * np.float32(12.92), curved), np.float32)
+
+
+def srgb_profile() -> bytes:
+    """An ICC profile of sRGB, the same bytes every time: LittleCMS writes the time of day into its own."""
+    made = ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    return made[:24] + PROFILE_DATE + made[36:]
 
 
 def space_of(raster: Raster) -> Space:

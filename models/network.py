@@ -15,7 +15,7 @@ from torch import nn
 from models import tiling
 from models.colour import space_of
 from models.imaging import Raster
-from models.nets import rrdbnet, span
+from models.nets import colour, rrdbnet, span
 from models.peak import so_far
 from models.registry import ModelCard
 from models.resolution import effective_scale
@@ -81,13 +81,14 @@ class Restored:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Architecture:
-    """How to build a network, and how to read its weights from an ncnn ``.bin`` where that is how they are published."""
+    """How to build a network, and how to read an ncnn ``.bin`` where its weights are published as one."""
 
     build: Callable[[], nn.Module]
     from_ncnn: Convert | None = None
 
 
 ARCHES: dict[str, Architecture] = {
+    "colour": Architecture(colour.SrgbColour),
     "rrdbnet": Architecture(rrdbnet.RRDBNet, rrdbnet.from_ncnn),
     "span": Architecture(span.SPAN, span.from_ncnn),
 }

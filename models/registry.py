@@ -169,6 +169,28 @@ CARDS: tuple[ModelCard, ...] = (
         note="X. Wang et al., Real-ESRGAN, 2021: a GAN. Removes grain and JPEG; mangles faces below about 30 px.",
     ),
     ModelCard(
+        id="glassplate-colour-1",
+        purpose="colorize",
+        arch="colour",
+        licence="Apache-2.0",
+        data_terms="unknown",
+        files=(
+            WeightFile(
+                "bundled:colour.safetensors",
+                "d7282d734251bc7d3b2bb89c233d35975ef1f3ec1aa86ad8b0864d08d28d2d19",
+                7_037_440,
+            ),
+        ),
+        trained_on="5,854 colour photographs of at most 250 px: BSDS500, ImageNet, COCO, LSP, CCP, Caltech-101, DPST "
+        "(research only), Houses, HSEG (no stated licence), clothing, desktops, FSA/OWI slides of 1939-44 (free); the "
+        "trunk begun from torchvision's MobileNetV2 (BSD-3-Clause; ImageNet: research only)",
+        recipe="colour, 1,681 steps, then colour_whole, 1,873 steps, CPU, 2026-11-22; all of it in weights/colour.json",
+        tile_px=512,
+        measures={"bench_ciede2000_below_gray": 0.135, "prokudin_ciede2000_below_gray": 0.062},
+        note="Guesses CIELAB a, b of the whole picture at 256 px; 3.5 M parameters. An interpretation: what it says of "
+        "a dress or a wall is invented.",
+    ),
+    ModelCard(
         id="centerface",
         purpose="face_detect",
         arch="centerface",

@@ -8,6 +8,9 @@ from collections.abc import Callable
 from prefect import task
 
 from models import chroma, colour, imaging, network, tint
+from models.nets import colour as nets_colour
+from models.nets import detect as nets_detect  # the convolutions that both networks are made of
+from models.nets import mobilenet
 from models.network import Network, NetworkError
 from models.registry import ModelCard
 from models.tint import Kind, Tint
@@ -26,14 +29,14 @@ def stage_of(config: ColorizeConfig, models: Shelf) -> Stage:
     return Stage(
         "colorize",
         reads=(LATEST,),
-        code=(sys.modules[__name__], chroma, tint, network, colour),
+        code=(sys.modules[__name__], chroma, tint, network, colour, nets_colour, mobilenet, nets_detect),
         card=model_of(config, models),
         adds_colour=True,
     )
 
 
 def model_of(config: ColorizeConfig, models: Shelf) -> ModelCard | None:
-    """The colour model: the one named, or the first that is registered and permitted."""
+    """The colour model: the one named, or the first permitted: those that settings register come before ours."""
     return models.first("colorize") if config.model == "auto" else models.card(config.model)
 
 
@@ -42,9 +45,9 @@ def add_colour(
 ) -> StageOutput:
     """The colorized layer of a gray, sepia or toned photograph, or the reason why there is none.
 
-    ``net`` gives the network when it is needed; None: no colour model is installed. Measures: ``colour_confidence``
+    ``net`` gives the network when it is needed; None: no colour model is permitted. Measures: ``colour_confidence``
     (that the photograph is in colour, 0..1), ``tone_spread`` and ``tone_chroma`` of the decision (``models.tint``).
-    Raises BadOutput when the network gives something that is no picture.
+    Raises BadOutput when the network gives something that is no picture, or colours that would change its lightness.
     """
     latest = plate.latest()
     found = tint.decide(imaging.srgb8(latest, long_side_px=DECISION_LONG_SIDE_PX))
@@ -56,11 +59,13 @@ def add_colour(
     if not config.ask_colour and (why := _in_colour(found)) is not None:
         return StageOutput(skipped=why, measures=measures, without_model=True)
     if net is None:
-        why = f"no colour model installed ({found.kind}, {found.confidence:.0%} sure)"
+        why = f"no permitted colour model ({found.kind}, {found.confidence:.0%} sure)"
         return StageOutput(skipped=why, measures=measures, without_model=True)
     resident = net()
     try:
-        coloured = chroma.lay(latest, chroma.predict(latest, resident, plate.scan))
+        coloured = chroma.lay(
+            latest, chroma.predict(latest, resident, plate.scan, config.seed), plate.scan, saturation=config.saturation
+        )
     except NetworkError as error:
         raise networks.bad_output(plate.scan, error, keep) from error
     return StageOutput(layers={COLORIZED: coloured}, measures=measures, device=network.device_class(resident.device))

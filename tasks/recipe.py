@@ -65,7 +65,14 @@ class ColorizeConfig(Frozen):
     """Plate without colour -> colorized plate (GAN 3)."""
 
     stage: Literal["colorize"] = "colorize"
-    model: str = Field(default="auto", description="A model's id, or `auto`: the one registered in settings.")
+    model: str = Field(default="auto", description="A model's id, or `auto`: one registered in settings, else ours.")
+    saturation: float = Field(default=1.0, ge=0.0, le=2.0, description="How much of the guessed chroma is laid.")
+    seed: int = Field(
+        default=0,
+        ge=0,
+        lt=2**32,
+        description="0: the likeliest colours; another number: another interpretation, the same for the same number.",
+    )
     ask_colour: bool = Field(default=False, description="Colour even what is in colour already, or may be.")
 
 

@@ -1,12 +1,9 @@
-"""A small U-Net that guesses a photograph's colours from its grays, of the whole picture at once; and its critic."""
+"""A small network that guesses a photograph's colours from its grays, of the whole picture at once; and its critic."""
 
 from __future__ import annotations
 
-import copy
 from itertools import pairwise
-from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -15,15 +12,14 @@ from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
 
 from models.nets.detect import Block, Convolution
-from models.weights import load_strictly, read_state
+from models.nets.mobilenet import PLAN, STEM, GrayTrunk, Plan
 
 SIDE_PX = 256  # the long side at which colours are guessed: things are then as large as they were in training
-WIDTHS = (48, 96, 160, 256)  # channels at 1/2, 1/4, 1/8, 1/16
-FINE = 8  # channels that come back to the small side
+WIDTHS = (32, 64, 96, 160, 192)  # the decoder's channels at 1/2, 1/4, 1/8, 1/16, 1/32
+HINTS = 4
 HEADS = 4
-MULTIPLE_PX = 16
+MULTIPLE_PX = 32
 AB_UNIT = 50.0  # CIELAB a, b of a plainly coloured thing: the network counts in these
-AB_LIMIT = 110.0  # sRGB holds nothing beyond
 WHITE = (0.950456, 1.0, 1.088754)  # D65, as models.chroma
 TO_RGB = (
     (3.240479, -1.537150, -0.498535),
@@ -57,59 +53,67 @@ class Everywhere(nn.Module):
 
 
 class ColourNet(nn.Module):
-    """(N, 1, H, W) gray sRGB in [0, 1] -> (N, 2, H, W) CIELAB a, b in units of 50; any size, padded to 16 inside.
+    """(N, 1, H, W) gray sRGB in [0, 1] -> (N, 2, H, W) CIELAB a, b in units of 50; any size, padded to 32 inside.
 
-    A U-Net after O. Ronneberger et al., 2015, with sums instead of concatenations, begun at half size with the four
-    pixels of each square side by side; attention over the whole picture at 1/16. 3.0 million parameters. Before
-    training it gives no colour at all, exactly.
+    A trunk that has learnt ImageNet (``models.nets.mobilenet``) and a decoder after O. Ronneberger et al., U-Net, 2015,
+    with sums instead of concatenations, down to half size; attention over the whole picture at 1/16. 3.2 million
+    parameters. Before training it gives no colour at all, exactly.
+
+    Four more planes (N, 5, H, W) are a hint, each even: the mean a, b and the mean chroma of the picture in units of
+    50, and 1 where there is a hint. Without them the network answers with what is likeliest.
     """
 
-    def __init__(self, *, widths: tuple[int, ...] = WIDTHS) -> None:
+    def __init__(self, *, widths: tuple[int, ...] = WIDTHS, plan: Plan = PLAN, stem: int = STEM) -> None:
         super().__init__()
         self.widths = widths
-        pairs = list(pairwise(widths))
-        self.stem = nn.Sequential(Convolution(4, widths[0]), Convolution(widths[0], widths[0]))
-        self.down = nn.ModuleList(
-            nn.Sequential(Convolution(into, out, stride=2), Block(out) if out != widths[-1] else nn.Identity())
-            for into, out in pairs
-        )
-        self.far = nn.Sequential(Everywhere(widths[-1]), Block(widths[-1], dilation=2))
-        self.lift = nn.ModuleList(nn.Conv2d(out, into, 1) for into, out in pairs)
-        self.up = nn.ModuleList(Convolution(width, width) for width in widths[:-1])
-        self.fine = nn.Conv2d(widths[0], 4 * FINE, 1)
-        self.head = nn.Conv2d(FINE + 1, 2, 3, padding=1)
-        for parameter in self.head.parameters():
+        self.trunk = GrayTrunk(plan=plan, stem=stem)
+        fine_to_coarse = list(zip(self.trunk.widths, widths, strict=True))
+        self.lift = nn.ModuleList(nn.Conv2d(into, out, 1) for into, out in reversed(fine_to_coarse))
+        self.narrow = nn.ModuleList(nn.Conv2d(out, into, 1) for into, out in reversed(list(pairwise(widths))))
+        self.up = nn.ModuleList(Convolution(width, width) for width in reversed(widths[:-1]))
+        far = widths[-2]
+        self.far = nn.Sequential(Everywhere(far), Block(far), Block(far))
+        self.told = nn.Linear(HINTS, far, bias=False)
+        self.near = Block(widths[-3])
+        self.head = nn.Conv2d(widths[0], 2, 3, padding=1)
+        for parameter in (*self.head.parameters(), *self.told.parameters()):
             nn.init.zeros_(parameter)
 
     def forward(self, given: torch.Tensor) -> torch.Tensor:
         """See the class."""
         height, width = given.shape[-2:]
-        given = functional.pad(given - 0.5, (0, -width % MULTIPLE_PX, 0, -height % MULTIPLE_PX), mode="replicate")
-        x = self.stem(functional.pixel_unshuffle(given, 2))
-        kept = []
-        for down in self.down:
-            kept.append(x)
-            x = down(x)
-        x = self.far(x)
-        for beside, lift, up in zip(reversed(kept), reversed(self.lift), reversed(self.up), strict=True):
-            x = up(beside + functional.interpolate(lift(x), scale_factor=2, mode="nearest"))
-        full = functional.pixel_shuffle(self.fine(x), 2)
-        out: torch.Tensor = self.head(torch.cat([full, given], 1))
-        return out[..., :height, :width]
+        gray, hint = given[:, :1], given[:, 1:, 0, 0]
+        gray = functional.pad(gray, (0, -width % MULTIPLE_PX, 0, -height % MULTIPLE_PX), mode="replicate")
+        *finer, coarsest = self.trunk(gray)
+        x = self.lift[0](coarsest)
+        steps = zip(reversed(finer), self.lift[1:], self.narrow, self.up, strict=True)
+        for step, (beside, lift, narrow, up) in enumerate(steps):
+            x = up(lift(beside) + functional.interpolate(narrow(x), scale_factor=2, mode="nearest"))
+            if step == 0:
+                x = self.far(x + self.told(hint)[:, :, None, None]) if hint.shape[1] else self.far(x)
+            elif step == 1:
+                x = self.near(x)
+        ab = functional.interpolate(self.head(x), scale_factor=2, mode="bilinear", align_corners=False)
+        return ab[..., :height, :width]
 
 
 class SrgbColour(ColourNet):
     """The same network with the same weights, as ``models.chroma`` and ``models.network`` call one.
 
     (N, 3, H, W) sRGB of a gray picture -> (N, 3, H, W) sRGB with its lightness and the colours guessed at a long side
-    of 256 px; chroma is reduced where sRGB does not hold it. Colours are float32 whatever the weights are.
+    of 256 px; chroma is reduced where sRGB does not hold it. Colours are float32 whatever the weights are. ``hinted``:
+    the four planes of a hint may follow the picture's three.
     """
+
+    hinted = True
+    colour_side_px = SIDE_PX // 2  # of its long side: the decoder ends at half size
 
     def forward(self, given: torch.Tensor) -> torch.Tensor:
         """See the class."""
-        gray = given.float().mean(1, keepdim=True)
+        gray, hint = given[:, :3].float().mean(1, keepdim=True), given[:, 3:].float()
         size = (gray.shape[2], gray.shape[3])
-        small = functional.interpolate(gray, small_size(*size), mode="area")
+        seen = torch.cat([gray, hint], 1)
+        small = functional.interpolate(seen, small_size(*size), mode="area")
         ab = super().forward(small.to(self.head.weight.dtype)).float() * AB_UNIT
         return with_lightness(gray, functional.interpolate(ab, size, mode="bilinear", align_corners=False))
 
@@ -141,47 +145,16 @@ def _linear(fy: torch.Tensor, ab: torch.Tensor) -> torch.Tensor:
     return torch.einsum("rx,nxhw->nrhw", f.new_tensor(TO_RGB), xyz)
 
 
+def hint_of(ab: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(4,) what a ColourNet is told of colours (2, H, W) in units of 50: their means, their mean chroma, and 1."""
+    chroma = float(np.hypot(ab[0], ab[1]).mean())
+    return np.array([float(ab[0].mean()), float(ab[1].mean()), chroma, 1.0], np.float32)
+
+
 def small_size(height: int, width: int, side_px: int = SIDE_PX) -> tuple[int, int]:
     """Height and width with a long side of at most ``side_px``."""
     ratio = min(1.0, side_px / max(height, width))
     return max(1, round(height * ratio)), max(1, round(width * ratio))
-
-
-class LearntColour:
-    """A ColourNet ready for use on one device: luminance in, colours at the small side out.
-
-    ``network`` is left as it is. ``dtype``: float32 unless said otherwise; bfloat16 where the processor has it.
-    """
-
-    def __init__(self, network: ColourNet, device: str = "cpu", dtype: torch.dtype = torch.float32) -> None:
-        self.device, self.dtype = torch.device(device), dtype
-        kept = copy.deepcopy(network).eval().requires_grad_(False)
-        self.module = kept.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    @classmethod
-    def load(cls, path: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> LearntColour:
-        """From a file of weights; raises UnusableWeights."""
-        network = ColourNet()
-        load_strictly(network, read_state(path), str(path))
-        return cls(network, device, dtype)
-
-    def __call__(self, luminance: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(H, W) gray sRGB in [0, 1] of any size -> (h, w, 2) float32 CIELAB a, b, the long side at most 256 px.
-
-        What ``models.chroma.lay`` takes. Raises ValueError for another shape.
-        """
-        if luminance.ndim != 2 or not luminance.size:
-            raise ValueError(f"luminance: expected (H, W), found {luminance.shape}")
-        height, width = small_size(*luminance.shape)
-        small = np.asarray(luminance, np.float32)
-        if small.shape != (height, width):
-            small = np.asarray(cv2.resize(small, (width, height), interpolation=cv2.INTER_AREA), np.float32)
-        cast = torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not torch.float32)
-        with torch.inference_mode(), cast:
-            given = torch.from_numpy(np.ascontiguousarray(small))[None, None].to(self.device)
-            ab = (self.module(given)[0].float() * AB_UNIT).clamp(-AB_LIMIT, AB_LIMIT)
-            out: NDArray[np.float32] = ab.permute(1, 2, 0).contiguous().cpu().numpy()
-        return out
 
 
 class PatchCritic(nn.Sequential):

@@ -12,10 +12,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from models.colour import LUMINANCE, encoded, linear
 from models.damage import DamageRecipe, Effect, simulate
 from models.damage.recipe import DETECT
-from models.nets.colour import AB_UNIT
-from models.training.data import Arrays, Pictures, Stock
+from models.nets.colour import AB_UNIT, HINTS, hint_of
+from models.training.data import SAMPLES_BEFORE_HELD_OUT, Arrays, Pictures, Stock
 
 PERIOD = "fsac/"
 PERIOD_BORDER_SHARE = 0.07  # of each side: mounts are up to 5 %, film notches on one side up to 4 %
@@ -51,9 +52,10 @@ WORN = replace(
 class ColourSampler:
     """Samples for a colour network, all (C, S, S) float32.
 
-    ``input`` (1): gray sRGB in [0, 1]; ``target`` (2): CIELAB a, b in units of 50; ``light`` (1): lightness of the
-    picture in [0, 1], whatever its gray suffered; ``weight`` (1): how rare a pixel's colour is in the stock, 1 on
-    average (R. Zhang et al., Colorful Image Colorization, 2016).
+    ``input`` (5): gray sRGB in [0, 1], and four planes of a hint (``models.nets.colour.ColourNet``), zeros but for
+    ``hint_share`` of the samples, and in every held-out one; ``target`` (2): CIELAB a, b in units of 50; ``light``
+    (1): lightness of the picture in [0, 1], whatever its gray suffered; ``weight`` (1): how rare a pixel's colour is
+    in the stock, 1 on average (R. Zhang et al., Colorful Image Colorization, 2016).
 
     Even samples have the picture's own lightness as gray, odd ones are old: what an emulsion made of the scene
     (``emulsion_share`` of them) and what the years and the scanner made of that (``worn``). ``period_share`` of all
@@ -64,6 +66,7 @@ class ColourSampler:
     worn: DamageRecipe = WORN
     period_share: float = 0.35
     emulsion_share: float = 0.6
+    hint_share: float = 0.2
     largest_zoom: float = 1.25  # over the size at which the short side just fits
 
     def __call__(self, stock: Stock, rng: np.random.Generator, number: int) -> Arrays:
@@ -84,7 +87,10 @@ class ColourSampler:
         target = np.ascontiguousarray(np.moveaxis(ab, 2, 0)) / np.float32(AB_UNIT)
         light = np.asarray(lab[:, :, 0], np.float32)[None] / np.float32(100)
         weight = rarity(stock.pictures)[_bin_of(ab)][None]
-        return {"input": np.ascontiguousarray(gray[None]), "target": target, "light": light, "weight": weight}
+        hint = np.zeros((HINTS, *gray.shape), np.float32)
+        if number < SAMPLES_BEFORE_HELD_OUT and rng.random() < self.hint_share:
+            hint[:] = hint_of(target)[:, None, None]
+        return {"input": np.concatenate([gray[None], hint]), "target": target, "light": light, "weight": weight}
 
 
 def without_border(picture: NDArray[np.uint8], share: float) -> NDArray[np.uint8]:
@@ -95,7 +101,7 @@ def without_border(picture: NDArray[np.uint8], share: float) -> NDArray[np.uint8
 
 def gray_of(rgb: Floats) -> Floats:
     """(H, W) gray sRGB in [0, 1] of the same lightness as (H, W, 3) sRGB: what ``models.chroma`` shows a network."""
-    return _encoded(_linear(rgb) @ np.array([0.212671, 0.715160, 0.072169], np.float32))
+    return encoded(linear(rgb) @ LUMINANCE)
 
 
 def emulsion(rgb: Floats, rng: np.random.Generator) -> Floats:
@@ -113,7 +119,7 @@ def emulsion(rgb: Floats, rng: np.random.Generator) -> Floats:
     else:
         seen = (rng.uniform(0.5, 1.1), rng.uniform(0.7, 1.2), rng.uniform(0.3, 0.9))
     weights = np.array(seen, np.float32) / np.float32(sum(seen))
-    gray = np.power(_encoded(_linear(rgb) @ weights), np.float32(rng.uniform(0.75, 1.35)))
+    gray = np.power(encoded(linear(rgb) @ weights), np.float32(rng.uniform(0.75, 1.35)))
     steep = np.float32(rng.uniform(-0.2, 0.7))
     return np.asarray(np.clip(gray + steep * (gray * gray * (3 - 2 * gray) - gray), 0, 1), np.float32)
 
@@ -174,14 +180,3 @@ def _framed(picture: NDArray[np.uint8], side_px: int, rng: np.random.Generator, 
     if rng.random() < 0.5:
         part = part[:, ::-1]
     return np.ascontiguousarray(part, dtype=np.float32) / np.float32(255)
-
-
-def _linear(srgb: Floats) -> Floats:
-    low, high = srgb / np.float32(12.92), ((srgb + np.float32(0.055)) / np.float32(1.055)) ** np.float32(2.4)
-    return np.asarray(np.where(srgb <= 0.04045, low, high), np.float32)
-
-
-def _encoded(linear: Floats) -> Floats:
-    linear = np.clip(linear, 0, 1)
-    curved = np.float32(1.055) * np.power(linear, np.float32(1 / 2.4)) - np.float32(0.055)
-    return np.asarray(np.where(linear <= 0.0031308, linear * np.float32(12.92), curved), np.float32)

@@ -1,8 +1,9 @@
 """The table that says whether colours are worth laying: against leaving the picture gray, and against one brown tone.
 
-``python -m models.training.evaluate_colour DATA`` prints the rows gray and sepia, which need no weights;
-``--weight fidelity=FILE --weight gan=FILE`` (as often as wanted) adds a row each. ``DATA`` is the folder with
-``bench``, ``real`` and ``train``; nothing measured here was trained on. Sets:
+``python -m models.training.evaluate_colour DATA`` prints the rows gray, sepia and that of the weights that come along;
+``--weight fidelity=FILE --weight gan=FILE`` (as often as wanted) rows of other weights in their place. ``--speed``
+prints what colouring takes of scans of 1, 4 and 20 megapixels. ``DATA`` is the folder with ``bench``, ``real`` and
+``train``; nothing measured here was trained on. Sets:
 
 - ``bench``: colour pictures of BSD100, Set14 and the faces, made gray; pictures stored gray are left out;
 - ``fsac``: slides of 1939-44 of the held-out series, their mounts cropped, made gray;
@@ -21,22 +22,27 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from models import chroma
 from models.imaging import Raster
-from models.nets.colour import LearntColour
+from models.nets.colour import SrgbColour
+from models.network import Network
+from models.peak import PeakMemory
+from models.registry import ModelCard
 from models.training.colour_data import PERIOD_BORDER_SHARE, gray_of, without_border
 from models.training.colour_measures import FAITHFUL, Colours, colours_of, together
 from models.training.data import TrainingDataError, split_of
 from models.training.guard import series_of
-from models.weights import WeightsError
+from models.weights import WeightsError, load_strictly, read_state
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +54,7 @@ NEARER = 0.1  # the goal: by so much nearer to the truth than gray
 SETS = ("bench", "fsac", "prokudin", "prokudin blue")
 COLUMNS = ("CIEDE2000 mean", "p95", "ab PSNR, dB", "colourfulness / truth", "near-gray", "of the truth")
 
+BUNDLED = Path(__file__).parents[1] / "weights" / "colour.safetensors"
 SUFFIXES = (".png", ".jpg", ".webp")
 
 Floats = NDArray[np.float32]
@@ -75,6 +82,46 @@ def gray(luminance: Floats) -> Floats:
 def sepia(luminance: Floats) -> Floats:
     """One brown tone everywhere: what a network that dares nothing would give."""
     return np.broadcast_to(np.array(SEPIA_AB, np.float32), (*luminance.shape, 2)).copy()
+
+
+def learnt(file: Path) -> Colourer:
+    """The colours of a ColourNet with the weights in ``file``, the way of every scan; raises UnusableWeights."""
+    net = _network(file)
+
+    def colours(luminance: Floats) -> Floats:
+        levels = np.rint(luminance * 65535).astype(np.uint16)
+        return chroma.predict(Raster(np.repeat(levels[:, :, None], 3, axis=2)), net, file.stem)
+
+    return colours
+
+
+def speed(file: Path, megapixels: Sequence[float] = (1, 4, 20)) -> str:
+    """A Markdown table: seconds and peak memory of colouring one gray 8-bit scan of each size, in this process."""
+    net = _network(file)
+    lines = [
+        f"| megapixels, {torch.get_num_threads()} threads | guess, s | lay, s | wanted, s | peak MB | pixels, MB |",
+        "|---" * 6 + "|",
+    ]
+    for size in (0.3, *megapixels):  # the first one warms up
+        height = round((size * 1e6 * 3 / 4) ** 0.5)
+        width = round(size * 1e6 / height)
+        ramp = np.add.outer(np.arange(height), np.arange(width))
+        scan = Raster(np.ascontiguousarray((128 + 90 * np.sin(ramp / 37.0)).astype(np.uint8)[:, :, None]))
+        memory, begun = PeakMemory(), time.perf_counter()
+        colours = chroma.predict(scan, net, file.stem)
+        guessed = time.perf_counter()
+        made = chroma.lay(scan, colours, file.stem)
+        ended = time.perf_counter()
+        if size in megapixels:
+            held = (scan.pixels.nbytes + made.pixels.nbytes) / 1e6
+            figures = f"{guessed - begun:.2f} | {ended - guessed:.2f} | <= {3 + size / 2:g}"
+            lines.append(f"| {size:g} | {figures} | {memory.peak_bytes() / 1e6:.0f} | {held:.0f} |")
+    return "\n".join(lines) + "\n"
+
+
+def _network(file: Path) -> Network:
+    card = ModelCard(file.stem, "colorize", "colour", licence="", data_terms="unknown")
+    return Network(card, load_strictly(SrgbColour(), read_state(file), str(file)), "cpu", torch.float32)
 
 
 def subjects(data: Path, name: str) -> Iterator[Subject]:
@@ -114,8 +161,8 @@ def _reduced(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def coloured(subject: Subject, colourer: Colourer) -> NDArray[np.uint8]:
     """(H, W, 3) uint8 sRGB: the truth's lightness with the colours guessed for what was seen."""
     own = gray_of(subject.truth.astype(np.float32) / np.float32(255))
-    raster = Raster(np.ascontiguousarray(np.rint(own * 255).astype(np.uint8)[:, :, None]))
-    return np.asarray(chroma.lay(raster, colourer(subject.seen)).pixels, np.uint8)
+    raster = Raster(np.repeat(np.rint(own * 255).astype(np.uint8)[:, :, None], 3, axis=2))
+    return np.asarray(chroma.lay(raster, colourer(subject.seen), subject.name).pixels, np.uint8)
 
 
 def compare(
@@ -176,14 +223,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("data", type=Path)
     parser.add_argument("--weight", action="append", default=[], metavar="[NAME=]FILE", help="a row; may be repeated")
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
+    parser.add_argument("--speed", action="store_true", help="seconds and memory by size of the scan instead")
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    colourers = dict(BASELINES)
+    files = {name or Path(file).stem: Path(file) for name, _, file in (w.rpartition("=") for w in given.weight)}
+    files = files or {"glassplate-colour-1": BUNDLED}
     try:
-        for weight in given.weight:
-            name, _, file = weight.rpartition("=")
-            colourers[name or Path(file).stem] = LearntColour.load(Path(file))
-        sys.stdout.write(tables(compare(given.data, colourers, given.sets)))
+        if given.speed:
+            sys.stdout.write("\n".join(speed(file) for file in files.values()))
+        else:
+            colourers = {**BASELINES, **{name: learnt(file) for name, file in files.items()}}
+            sys.stdout.write(tables(compare(given.data, colourers, given.sets)))
     except (TrainingDataError, WeightsError) as error:
         log.error("%s", error)
         return 1

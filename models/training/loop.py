@@ -180,7 +180,10 @@ def _begin(recipe: Recipe, device: torch.device, dtype: torch.dtype, start: Path
     torch.manual_seed(recipe.seed)
     net = recipe.build()
     if start is not None:
-        load_strictly(net, read_state(start), str(start)).requires_grad_(True)
+        learning = [p for p in net.parameters() if p.requires_grad]
+        load_strictly(net, read_state(start), str(start)).train()
+        for parameter in learning:
+            parameter.requires_grad_(True)
     net = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(net).eval().requires_grad_(False)
     optimizer = _optimizer(net, recipe.learning_rate, recipe)

@@ -59,7 +59,8 @@ class ColourLoss:
     """For a colour network's a, b: Charbonnier distance to ``target``, and to its chroma, by how rare its colour is.
 
     Distance alone is least for the average of what a thing may be, and the average of red and green is brown. So rare
-    colours count more (``batch["weight"]``), and chroma counts by itself: there an average costs as much as an error.
+    colours count more (``batch["weight"]``, by ``rarity_share`` of what they would), and chroma counts by itself: there
+    an average costs as much as an error.
     """
 
     rounding: float = 0.02  # in units of 50 of CIELAB: a difference of 1, which nobody sees
@@ -90,3 +91,5 @@ def critic_hinge(real: torch.Tensor, made: torch.Tensor) -> torch.Tensor:
 def generator_hinge(made: torch.Tensor) -> torch.Tensor:
     """What the generator is told of the critic's scores of what it made: higher is better."""
     return -made.float().mean()
+    rarity_share: float = 1.0
+        weight = 1 + self.rarity_share * (weight - 1)

@@ -13,7 +13,9 @@ from torch import nn
 
 from models import chroma
 from models.imaging import Raster
-from models.nets.colour import AB_UNIT, SIDE_PX, ColourNet, LearntColour, PatchCritic, SrgbColour
+from models.nets.colour import AB_UNIT, SIDE_PX, ColourNet, PatchCritic, SrgbColour
+from models.nets.mobilenet import MEAN, STD, GrayTrunk, from_torchvision
+from models.nets.mobilenet import PLAN as PUBLISHED_PLAN
 from models.network import Network
 from models.registry import ModelCard
 from models.training import colour_data, data, evaluate_colour, guard
@@ -22,13 +24,23 @@ from models.training.colour_measures import ciede2000, colour_measures, colour_p
 from models.training.loop import train
 from models.training.losses import ColourLoss, in_lab
 from models.training.recipes import RECIPES
-from models.weights import load_strictly, read_state
+from models.weights import UnusableWeights, load_strictly, read_state, write_state
 
 MOUNT = (255, 0, 255)  # a colour that no scene below has
 
 
+WIDTHS = (8, 8, 12, 16, 16)
+PLAN = ((1, 8, 1, 1), (2, 8, 1, 2), (2, 8, 1, 2), (2, 12, 1, 2), (2, 16, 1, 2))
+
+
 def small_net() -> ColourNet:
-    return ColourNet(widths=(8, 12, 16, 16))
+    return ColourNet(widths=WIDTHS, plan=PLAN, stem=8)
+
+
+def small_fixed_net() -> ColourNet:
+    net = small_net()
+    net.trunk.requires_grad_(False)
+    return net
 
 
 def small_critic() -> nn.Module:
@@ -97,32 +109,26 @@ SAMPLER = ColourSampler(side_px=48)
 def test_the_network_is_small_enough_and_gives_no_colour_before_it_has_learnt_any() -> None:
     net = ColourNet()
     count = sum(p.numel() for p in net.parameters())
-    assert 2_000_000 <= count <= 4_000_000
+    assert 2_000_000 <= count <= 6_000_000
     assert 2 * sum(v.numel() for v in net.state_dict().values()) <= 12_000_000
-    luminance = np.random.default_rng(0).random((300, 410), np.float32)
-    found = LearntColour(net)(luminance)
-    assert found.shape == (187, SIDE_PX, 2)
-    assert not found.any()
-    gray = torch.from_numpy(luminance)[None, None].repeat(1, 3, 1, 1)
-    assert torch.allclose(SrgbColour(widths=net.widths).eval()(gray), gray, atol=2e-6)
+    gray = torch.rand(1, 1, 61, 90).repeat(1, 3, 1, 1)
+    assert not net.eval()(gray[:, :1]).any()
+    assert torch.allclose(SrgbColour().eval()(gray), gray, atol=2e-6)
 
 
 def test_colours_of_one_corner_depend_on_the_other_and_any_size_will_do() -> None:
     torch.manual_seed(0)
-    net = small_net()
-    nn.init.normal_(net.head.weight, std=3)
-    luminance = np.full((256, 256), 0.5, np.float32)
-    changed = luminance.copy()
-    changed[:40, :40] = 0.9
+    net = small_net().eval()
+    nn.init.normal_(net.head.weight, std=300)
+    gray = torch.full((1, 1, SIDE_PX, SIDE_PX), 0.5)
+    changed = gray.clone()
+    changed[:, :, :40, :40] = 0.9
     for looks in (False, True):
         nn.init.normal_(net.far[0].told.weight, std=3 * looks)
-        colourer = LearntColour(net)
-        apart = np.abs(colourer(luminance) - colourer(changed))[200:, 200:].max()
-        assert (apart > 1e-3) == looks, "what reaches so far is the attention alone"
-    for shape, expected in (((1, 1), (1, 1)), ((31, 17), (31, 17)), ((4, 3000), (1, 256))):
-        assert colourer(np.full(shape, 0.3, np.float32)).shape == (*expected, 2)
-    with pytest.raises(ValueError, match="expected"):
-        colourer(np.zeros((8, 8, 3), np.float32))
+        apart = float((net(gray) - net(changed))[:, :, 200:, 200:].detach().abs().max())
+        assert (apart > 1e-5) == looks, "what reaches so far is the attention alone"
+    for height, width in ((1, 1), (31, 17), (4, 300)):
+        assert net(torch.full((1, 1, height, width), 0.3)).shape == (1, 2, height, width)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -131,21 +137,21 @@ def test_the_same_weights_colour_a_scan_the_way_the_archive_does(dtype: torch.dt
     net = small_net().eval()
     with torch.no_grad():
         net.head.bias.copy_(torch.tensor([0.3, -0.2]))
-    module = load_strictly(SrgbColour(widths=net.widths), net.state_dict(), "made")
+    module = load_strictly(SrgbColour(widths=WIDTHS, plan=PLAN, stem=8), net.state_dict(), "made")
     card = ModelCard("made", "colorize", "colour", licence="Apache-2.0", data_terms="free")
     ramp = np.tile(np.linspace(60, 190, 700).astype(np.uint8), (420, 1))[:, :, None]
     raster = Raster(np.ascontiguousarray(ramp))
     predicted = chroma.predict(raster, Network(card, module, "cpu", dtype), "a.tif")
-    assert predicted.shape == (307, 512, 2)
+    assert predicted.shape == (77, 128, 2)
     assert np.allclose(predicted, [0.3 * AB_UNIT, -0.2 * AB_UNIT], atol=0.4)
-    assert chroma.lay(raster, predicted).pixels.shape == (420, 700, 3)
+    assert chroma.lay(raster, predicted, "a.tif").pixels.shape == (420, 700, 3)
 
 
 def test_a_colour_that_srgb_does_not_hold_keeps_its_hue_and_the_pictures_lightness() -> None:
     class Loud(SrgbColour):
         pass
 
-    loud = Loud(widths=(8, 12, 16, 16)).eval()
+    loud = Loud(widths=WIDTHS, plan=PLAN, stem=8).eval()
     with torch.no_grad():
         loud.head.bias.copy_(torch.tensor([1.6, -0.8]))
     gray = torch.linspace(0.1, 0.95, 64).repeat(1, 3, 32, 1)
@@ -168,7 +174,99 @@ def test_a_sample_depends_on_its_number_alone_and_every_other_one_is_old(shards:
     lab = [np.abs(lightness(s["input"][0]) - s["light"][0]).mean() for s in (ahead[i] for i in range(12))]
     assert max(lab[0::2]) < 0.002, "even samples are the picture's own lightness"
     assert np.median(lab[1::2]) > 0.01, "odd ones are worn"
-    assert all(ahead[i]["input"].min() >= 0 and ahead[i]["input"].max() <= 1 for i in range(12))
+    assert all(ahead[i]["input"][0].min() >= 0 and ahead[i]["input"][0].max() <= 1 for i in range(12))
+
+
+def test_some_samples_come_with_a_hint_and_held_out_ones_never(shards: Path) -> None:
+    stock = data.open_stock(shards, ["photos", "fsac"], "train")
+    samples = [data.Samples(stock, SAMPLER, 5, 0, 60)[i] for i in range(60)]
+    hinted = [sample for sample in samples if sample["input"][1:].any()]
+    assert 0.05 * 60 < len(hinted) < 0.4 * 60
+    for sample in hinted:
+        a, b, chroma, known = sample["input"][1:, 5, 7]
+        assert np.allclose([a, b], sample["target"].mean((1, 2)), atol=1e-5) and known == 1
+        assert chroma >= np.hypot(a, b) - 1e-5
+        assert np.ptp(sample["input"][1:], axis=(1, 2)).max() == 0
+    measured = data.held_out(stock, replace(SAMPLER, hint_share=1.0), 5, 6)
+    assert not any(measured[i]["input"][1:].any() for i in range(6)), "in use there is no hint"
+
+
+def test_a_hint_of_zeros_is_none_and_another_one_moves_the_colours() -> None:
+    torch.manual_seed(3)
+    net = small_net().eval()
+    for layer in (net.head, net.told):
+        nn.init.normal_(layer.weight, std=1)
+    gray = torch.rand(1, 1, 64, 96)
+    plain = net(gray)
+    told = torch.tensor([0.4, -0.3, 0.6, 1.0])[None, :, None, None].expand(1, 4, 64, 96)
+    assert torch.equal(net(torch.cat([gray, 0 * told], 1)), plain)
+    assert float((net(torch.cat([gray, told], 1)) - plain).detach().abs().mean()) > 1e-3
+
+
+def test_the_published_trunk_sees_the_same_with_its_norms_folded_in() -> None:
+    """Against MobileNetV2 as published, on the inside of a picture: at the rim the stem repeats pixels, not a mean."""
+    torch.manual_seed(4)
+    published: dict[str, torch.Tensor] = {}
+    layers: list[tuple[nn.Conv2d, nn.BatchNorm2d, bool]] = []
+
+    def layer(name: str, norm: str, convolution: nn.Conv2d, curved: bool) -> None:
+        after = nn.BatchNorm2d(convolution.out_channels).eval()
+        for value in (after.running_mean, after.running_var, after.weight.data, after.bias.data):
+            assert value is not None
+            value.copy_(torch.rand(value.shape) + 0.5)
+        published[f"{name}.weight"] = convolution.weight.detach()
+        published.update({f"{norm}.{key}": value for key, value in after.state_dict().items()})
+        layers.append((convolution, after, curved))
+
+    layer("features.0.0", "features.0.1", nn.Conv2d(3, 32, 3, 2, 1, bias=False), True)
+    into, at, beside = 32, 1, []
+    for times, out, count, stride in PUBLISHED_PLAN:
+        for i in range(count):
+            wide, here = into * times, f"features.{at}.conv"
+            step = stride if i == 0 else 1
+            if times != 1:
+                layer(f"{here}.0.0", f"{here}.0.1", nn.Conv2d(into, wide, 1, bias=False), True)
+            k = 0 if times == 1 else 1
+            layer(f"{here}.{k}.0", f"{here}.{k}.1", nn.Conv2d(wide, wide, 3, step, 1, groups=wide, bias=False), True)
+            layer(f"{here}.{k + 1}", f"{here}.{k + 2}", nn.Conv2d(wide, out, 1, bias=False), False)
+            beside.append((len(layers), step == 1 and into == out, 3 - (times == 1)))
+            into, at = out, at + 1
+    gray = torch.rand(1, 1, 256, 256)
+    mean, std = torch.tensor(MEAN)[:, None, None], torch.tensor(STD)[:, None, None]
+    x, done = (gray.repeat(1, 3, 1, 1) - mean) / std, 1
+    x = torch.clamp(layers[0][1](layers[0][0](x)), 0, 6)
+    for end, adds, count in beside[:4]:  # as far as a rim of 80 of 256 pixels does not reach
+        before = x
+        for convolution, norm, curved in layers[end - count : end]:
+            x = norm(convolution(x))
+            x = torch.clamp(x, 0, 6) if curved else x
+        x, done = before + x if adds else x, done + 1
+    trunk = GrayTrunk().eval()
+    load_strictly(trunk, from_torchvision(published), "made")
+    with torch.no_grad():
+        y = torch.clamp(trunk.stem(gray), 0, 6)
+        for block in trunk.blocks[:4]:
+            y = block(y)
+    inner = np.s_[:, :, 10:-10, 10:-10]
+    assert x[inner].numel() and torch.allclose(x[inner], y[inner], rtol=1e-3, atol=1e-3 * float(x.abs().max()))
+    with pytest.raises(UnusableWeights, match="mobilenet_v2"):
+        from_torchvision({})
+
+
+def test_a_start_has_the_published_trunk_and_what_is_fixed_stays_fixed_when_a_run_begins_from_it(
+    shards: Path, tmp_path: Path
+) -> None:
+    recipe = replace(RECIPES["colour"], build=small_fixed_net, sampler=SAMPLER, sets=("photos",), batch=4, held_out=2)
+    torch.manual_seed(9)
+    write_state(small_net().state_dict(), tmp_path / "start.safetensors")
+    train(replace(recipe, steps=3), shards, tmp_path, minutes=5, workers=0, start=tmp_path / "start.safetensors")
+    begun, ended = (read_state(tmp_path / f"{name}.safetensors") for name in ("start", "best"))
+    for name, value in begun.items():
+        if name.startswith("trunk."):
+            assert torch.allclose(value, ended[name].float(), atol=1e-3), name
+    assert not torch.allclose(begun["head.weight"], ended["head.weight"].float(), atol=1e-5)
+    norms = [name for name in begun if name.endswith("running_mean")]
+    assert any(not torch.equal(begun[name], ended[name]) for name in norms), "a start must not stop norms from learning"
 
 
 def lightness(gray: np.ndarray) -> np.ndarray:
@@ -317,13 +415,27 @@ def test_the_recipes_train_one_after_the_other_and_the_table_has_their_rows(
     assert '"critic"' in (tmp_path / "second" / "log.jsonl").read_text()
     load_strictly(small_net(), read_state(tmp_path / "second" / "best.safetensors"), "second")
 
-    monkeypatch.setattr("models.nets.colour.ColourNet", small_net)
+    monkeypatch.setattr(evaluate_colour, "SrgbColour", lambda: SrgbColour(widths=WIDTHS, plan=PLAN, stem=8))
     weights = [f"--weight={name}={tmp_path / name / 'best.safetensors'}" for name in ("first", "second")]
     assert evaluate_colour.main([str(folder), *weights, "--sets", "bench", "prokudin"]) == 0
     said = capsys.readouterr().out
     assert all(f"| {row} |" in said for row in ("gray", "sepia", "first", "second"))
     assert "| bench | 3 | gray |" in said, "the picture stored gray does not count, nor do equal names in two folders"
     assert "| 00001v |" in said
+
+
+def test_the_weights_that_come_along_are_measured_by_default_and_their_speed_is_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate_colour.main([str(folder), "--sets", "bench"]) == 0
+    assert "| bench | 3 | glassplate-colour-1 |" in capsys.readouterr().out
+    table = evaluate_colour.speed(evaluate_colour.BUNDLED, megapixels=(0.05, 0.2))
+    rows = [
+        [float(cell.removeprefix("<= ")) for cell in line.strip("| ").split(" | ")] for line in table.splitlines()[2:]
+    ]
+    assert [row[0] for row in rows] == [0.05, 0.2]
+    assert all(row[1] > 0 and row[4] > row[5] for row in rows), "the process holds more than the scan and its result"
+    assert rows[1][3] == pytest.approx(3.1)
 
 
 def test_gray_and_sepia_need_no_weights_and_slides_are_of_the_held_out_series(folder: Path) -> None:

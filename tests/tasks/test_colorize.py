@@ -13,11 +13,12 @@ from skimage.color import rgb2lab
 from torch import nn
 
 from flows.restore import open_shelf
+from models.colour import LUMINANCE, encoded, linear, srgb_profile
 from models.imaging import Raster
 from models.network import Network
 from models.registry import ModelCard
 from small_archive import Archive
-from tasks import colorize, stage
+from tasks import colorize, networks, stage
 from tasks.contracts import CLEANED, COLORIZED, BadOutput, Outcome, Plate
 from tasks.recipe import ColorizeConfig
 from tasks.shelf import Shelf
@@ -41,10 +42,10 @@ def colouring(archive: Archive, tmp_path: Path) -> Workshop:
     return archive.shop(models=open_shelf(archive.settings.model_copy(update=update)))
 
 
-def test_without_a_model_gray_scans_are_skipped_and_say_so(archive: Archive, plated: Any) -> None:
-    shop = archive.shop(models=Shelf(device="cpu"))
+def test_without_a_permitted_model_gray_scans_are_skipped_and_say_so(archive: Archive, plated: Any) -> None:
+    shop = archive.shop(models=Shelf(device="cpu", data_terms=frozenset({"free"})))
     first, second = colorize.colorize.fn(plated({"g.tif": gray(), "c.tif": colour()}, shop), ColorizeConfig(), shop)
-    assert (first.outcome, first.reason) == (Outcome.SKIPPED, "no colour model installed (gray, 100% sure)")
+    assert (first.outcome, first.reason) == (Outcome.SKIPPED, "no permitted colour model (gray, 100% sure)")
     assert (second.outcome, second.reason) == (Outcome.SKIPPED, "in colour already")
     assert first.measures["colour_confidence"] < 0.01 < 0.75 < second.measures["colour_confidence"]
     assert first.model_id is None
@@ -91,3 +92,52 @@ def test_a_colour_network_that_gives_nonsense_fails_the_scan_and_keeps_the_evide
     plate = Plate("g.tif", {CLEANED: gray()})
     with pytest.raises(BadOutput, match=r"g\.tif.*s3://kept"):
         colorize.add_colour(plate, ColorizeConfig(), lambda: net, lambda *_: "s3://kept")
+
+
+def portrait(bits: int = 8) -> Raster:
+    luma = np.rint(data.astronaut()[:256, 100:356] @ np.array([0.2126, 0.7152, 0.0722])).astype(np.uint8)[:, :, None]
+    return Raster(np.ascontiguousarray(luma if bits == 8 else luma.astype(np.uint16) * 257 + 11))
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_our_own_model_is_the_default_and_lays_colour_over_the_lightness_of_the_scan(
+    bits: int, archive: Archive, plated: Any, tmp_path: Path
+) -> None:
+    shop = archive.shop(models=Shelf(device="cpu"))
+    (result,) = colorize.colorize.fn(plated({"p.tif": portrait(bits)}, shop), ColorizeConfig(), shop)
+    assert result.plate is not None, result.reason
+    assert (result.outcome, result.model_id) == (Outcome.DONE, "glassplate-colour-1")
+    made = stage.layer(result.plate, COLORIZED, shop.blobs(result.plate.restoration_id), tmp_path)
+    assert (made.bits, made.icc) == (bits, srgb_profile()), "a gray scan without profile becomes sRGB and says so"
+    top = np.iinfo(made.pixels.dtype).max
+    gray, rgb = portrait(bits).pixels.astype(np.float32) / top, made.pixels.astype(np.float32) / top
+    assert np.abs(encoded(linear(rgb) @ LUMINANCE) - gray[:, :, 0]).max() * 255 <= 1
+    lab = rgb2lab(rgb)
+    face = lab[50:110, 90:150].reshape(-1, 3)
+    assert face[:, 1].mean() > 3 and face[:, 2].mean() > 3, "skin is neither gray nor green nor blue"
+    again = colorize.add_colour(
+        Plate("p.tif", {CLEANED: portrait(bits)}), ColorizeConfig(), lambda: network_of_default(shop), lambda *_: ""
+    )
+    assert np.array_equal(again.layers[COLORIZED].pixels, made.pixels), "the same scan gives the same colours"
+
+
+def network_of_default(shop: Workshop) -> Network:
+    card = shop.models.first("colorize")
+    assert card is not None
+    return networks.network_of(card, shop)
+
+
+def test_saturation_and_seed_are_settings_of_the_recipe_and_change_what_comes_out(archive: Archive) -> None:
+    shop = archive.shop(models=Shelf(device="cpu"))
+
+    def chroma_of(config: ColorizeConfig) -> Any:
+        plate = Plate("p.tif", {CLEANED: portrait()})
+        made = colorize.add_colour(plate, config, lambda: network_of_default(shop), lambda *_: "").layers[COLORIZED]
+        return rgb2lab(made.pixels)[:, :, 1:]
+
+    plain, pale, other = (
+        chroma_of(config) for config in (ColorizeConfig(), ColorizeConfig(saturation=0.5), ColorizeConfig(seed=3))
+    )
+    assert np.hypot(*pale.T).mean() == pytest.approx(0.5 * np.hypot(*plain.T).mean(), rel=0.15)
+    assert np.abs(other - plain).mean() > 0.3
+    assert np.array_equal(other, chroma_of(ColorizeConfig(seed=3)))
