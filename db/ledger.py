@@ -20,6 +20,7 @@ from db.records import (
     ClaimStatus,
     Derivative,
     Event,
+    Face,
     History,
     LedgerConflict,
     ListedObject,
@@ -232,6 +233,7 @@ class Ledger(Nights):
         stage_runs: Sequence[StageRun] = (),
         derivatives: Sequence[Derivative] = (),
         scores: Sequence[Score] = (),
+        faces: Sequence[Face] = (),
         events: Sequence[Event] = (),
     ) -> None:
         """The end of an attempt: its rows, the restoration's state and the lease's release, all or nothing.
@@ -251,6 +253,7 @@ class Ledger(Nights):
                 statements.add_derivative(connection, restoration_id, derivative)
             for score in scores:
                 statements.set_score(connection, restoration_id, score)
+            statements.add_faces(connection, restoration_id, attempt, faces)
             for event in events:
                 append(connection, replace(event, restoration_id=restoration_id))
             statements.end_attempt(connection, row, state, reason)

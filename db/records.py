@@ -194,6 +194,31 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
+class Face:
+    """One face found in a scan and what was done about it. ``outcome``: restored, reverted or left alone.
+
+    ``box`` (left, top, right, bottom), ``landmarks`` (x, y of eyes, nose, corners of the mouth) and ``height_px`` in
+    pixels of the upright picture; the fields from ``worked_px`` on are None where no network worked on it.
+    """
+
+    number: int
+    box: tuple[float, float, float, float]
+    landmarks: tuple[tuple[float, float], ...]
+    height_px: float
+    score: float
+    outcome: str
+    reason: str | None = None
+    worked_px: int | None = None
+    fidelity: float | None = None
+    landmark_movement: float | None = None
+    low_difference: float | None = None
+    identity_distance: float | None = None
+    identity_measure: str | None = None
+    model_id: str | None = None
+    weights_sha256: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """Something that happened; ``at`` is filled in by the database."""
 

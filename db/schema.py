@@ -33,6 +33,7 @@ from sqlalchemy.types import TypeDecorator
 STATES = ("planned", "running", "restored", "skipped", "failed", "quarantined")
 ATTEMPT_STATES = ("running", "restored", "skipped", "failed", "quarantined", "lost")
 OUTCOMES = ("done", "skipped", "failed", "quarantined")
+FACE_OUTCOMES = ("restored", "reverted", "left alone")
 NIGHT_STATES = ("running", "completed", "completed_with_failures", "failed")
 BATCH_STATES = ("submitted", "running", "ended", "crashed", "cancelled")
 
@@ -315,6 +316,40 @@ class Score(Base):
     value: Mapped[float]
     direction: Mapped[str]
     moment: Mapped[str]
+
+
+class Face(Base):
+    """One face that an attempt found: where, and what was done about it and why."""
+
+    __tablename__ = "face"
+    __table_args__ = (
+        _one_of("outcome", FACE_OUTCOMES),
+        UniqueConstraint("restoration_id", "attempt", "number"),
+        ForeignKeyConstraint(["restoration_id", "attempt"], ["attempt.restoration_id", "attempt.number"]),
+        Index("ix_face_model", "model_id", "weights_sha256"),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    restoration_id: Mapped[str] = mapped_column(String(16))
+    attempt: Mapped[int]
+    number: Mapped[int]
+    box_left: Mapped[float]
+    box_top: Mapped[float]
+    box_right: Mapped[float]
+    box_bottom: Mapped[float]
+    landmarks: Mapped[list[list[float]]] = mapped_column(JSONB)
+    height_px: Mapped[float]
+    score: Mapped[float]
+    outcome: Mapped[str]
+    reason: Mapped[str | None] = mapped_column(Prose)
+    worked_px: Mapped[int | None]
+    fidelity: Mapped[float | None]
+    landmark_movement: Mapped[float | None]
+    low_difference: Mapped[float | None]
+    identity_distance: Mapped[float | None]
+    identity_measure: Mapped[str | None]
+    model_id: Mapped[str | None]
+    weights_sha256: Mapped[str | None]
 
 
 class Event(Base):

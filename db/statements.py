@@ -11,6 +11,7 @@ from sqlalchemy.dialects.postgresql import insert
 from db.records import (
     Derivative,
     Event,
+    Face,
     LedgerConflict,
     ListedObject,
     PlannedRestoration,
@@ -27,6 +28,7 @@ attempt, stage_run, score = TABLES["attempt"], TABLES["stage_run"], TABLES["scor
 derivative, quarantined = TABLES["derivative"], TABLES["quarantined"]
 nightly_run, event = TABLES["nightly_run"], TABLES["event"]
 batch, night_schedule = TABLES["batch"], TABLES["night_schedule"]
+face = TABLES["face"]
 
 # The laterals aggregate, so that PostgreSQL cannot turn them into a join over the whole tables: one page of 1,000
 # objects costs 1,000 index look-ups however large the archive is.
@@ -378,6 +380,19 @@ def add_derivative(connection: Connection, restoration_id: str, published: Deriv
         )
 
 
+def add_faces(connection: Connection, restoration_id: str, number: int, found: Sequence[Face]) -> None:
+    """The faces that the attempt found, each with what was done about it."""
+    rows = []
+    for one in found:
+        values = _values(one)
+        left, top, right, bottom = values.pop("box")
+        values |= {"box_left": left, "box_top": top, "box_right": right, "box_bottom": bottom}
+        values["landmarks"] = [list(point) for point in one.landmarks]
+        rows.append({"restoration_id": restoration_id, "attempt": number, **values})
+    if rows:
+        connection.execute(insert(face), rows)
+
+
 def set_score(connection: Connection, restoration_id: str, given: Score) -> None:
     """The score has its row; the last value counts."""
     row = insert(score).values(restoration_id=restoration_id, **_values(given))
@@ -427,5 +442,5 @@ def _numbers(measures: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in measures.items()}
 
 
-def _values(row: StageRun | Derivative | Score) -> dict[str, Any]:
+def _values(row: StageRun | Derivative | Score | Face) -> dict[str, Any]:
     return {name: getattr(row, name) for name in row.__dataclass_fields__}

@@ -18,10 +18,14 @@ from rich.table import Table
 
 from db.ask import ask
 from flows import sheet
+from flows.restore import open_shelf
 from infra.settings import Settings
 from infra.store import Store, Taken, open_store
 from models.imaging import MEDIA_TYPES
-from tasks.recipe import RecipeName
+from tasks.contracts import GlassplateError
+from tasks.fetch import verified
+from tasks.recipe import RECIPES, ColorizeConfig, FacesConfig, RecipeName, RestorationRecipe
+from tasks.shelf import Shelf
 
 DEMO_PREFIX = "demo/"
 POLL_SECONDS = 0.7
@@ -40,8 +44,11 @@ class Shown:
 
 
 def run(settings: Settings, scans: Path | None, recipe: str, to: Path, out: Console) -> int:
-    """Exit status: 0 when every scan ended restored, skipped or in quarantine, else 1. Pictures lie in ``to``."""
-    RecipeName(recipe)
+    """Exit status: 0 when every scan ended restored, skipped or in quarantine, else 1. Pictures lie in ``to``.
+
+    Raises FileNotFoundError when there are no scans, or when the recipe's default face or colour model is absent.
+    """
+    require_models(RECIPES[RecipeName(recipe)], open_shelf(settings))
     store = open_store(settings)
     keys = _upload(scans or own_scans(), settings, store, out)
     parameters = {"recipe": recipe, "prefix": DEMO_PREFIX}
@@ -69,6 +76,29 @@ def run(settings: Settings, scans: Path | None, recipe: str, to: Path, out: Cons
         out.print("[red]Nothing was restored.[/red]")
         return 1
     return code
+
+
+def require_models(recipe: RestorationRecipe, models: Shelf) -> None:
+    """Raises FileNotFoundError when there is no model for the recipe's faces or colour, or its file is not there.
+
+    A model that the allow-list refuses is there: the stage says why it is not used. One that is fetched on first use
+    is fetched then.
+    """
+    for config in recipe.stages:
+        if not isinstance(config, FacesConfig | ColorizeConfig) or config.model == "none":
+            continue
+        purpose, called = ("face", "face") if isinstance(config, FacesConfig) else ("colorize", "colour")
+        cards = [c for c in models.cards if c.purpose == purpose and config.model in ("auto", c.id)]
+        wanted = f"recipe {recipe.name}: expected the {called} model {config.model!r}"
+        remedy = f"install glassplate whole, register a {called} model (GLASSPLATE_MODELS), or choose another recipe"
+        if not cards:
+            raise FileNotFoundError(f"{wanted}, found none in this installation; {remedy}")
+        lying_here = cards[0].files[0].source.startswith(("bundled:", "file:"))
+        try:
+            if lying_here:
+                verified(cards[0], models.weights_dir.expanduser())
+        except GlassplateError as error:
+            raise FileNotFoundError(f"{wanted} ({cards[0].id}) whole, found {error}; {remedy}") from error
 
 
 def own_scans() -> Path:

@@ -29,12 +29,13 @@ class RegisteredModel(BaseModel):
     ``source``: ``https://…``, ``s3://BUCKET/KEY``, ``file:PATH`` or ``pypi:PACKAGE==VERSION#PATH/IN/WHEEL``.
     ``data_terms``: of the pictures it was trained on. ``arch``: ``spandrel`` finds the network by its tensors.
     ``scale``: side of what it gives / side of what it is given; 1 for ``inpaint``, which fills damage in place.
+    A model for ``face_identity`` is ONNX and makes vectors of faces, as OpenCV's SFace does.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     id: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
-    purpose: Literal["inpaint", "enhance", "face", "colorize"]
+    purpose: Literal["inpaint", "enhance", "face", "face_identity", "colorize"]
     source: str = Field(pattern=r"^(https://|s3://|file:|pypi:)")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     size_bytes: int = Field(gt=0)

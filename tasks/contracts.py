@@ -163,6 +163,31 @@ class Score(Frozen):
     moment: Literal["before", "after", "fidelity"]
 
 
+class FoundFace(Frozen):
+    """One face of a plate, and what was done about it: a row of the view ``faces``.
+
+    ``number`` from 1, smallest face first. ``box`` (left, top, right, bottom), ``landmarks`` (eyes, nose, corners of
+    the mouth; x, y) and ``height_px`` in pixels of the upright picture. ``score``: how sure the detector is.
+    ``reason``: why it was reverted or left alone. What follows is None where no network worked on it.
+    """
+
+    number: int
+    box: tuple[float, float, float, float]
+    landmarks: tuple[tuple[float, float], ...]
+    height_px: float
+    score: float
+    outcome: Literal["restored", "reverted", "left alone"]
+    reason: str | None = None
+    worked_px: int | None = None
+    fidelity: float | None = None
+    landmark_movement: float | None = None
+    low_difference: float | None = None
+    identity_distance: float | None = None
+    identity_measure: str | None = None
+    model_id: str | None = None
+    weights_sha256: str | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class StageOutput:
     """What a stage's pure function returns: new layers or mask only, and what it measured on the way.
@@ -176,6 +201,7 @@ class StageOutput:
     mask: Mask | None = None
     measures: Mapping[str, float] = field(default_factory=dict)
     scores: Sequence[Score] = ()
+    faces: Sequence[FoundFace] = ()
     skipped: str | None = None
     model: ModelCard | None = None
     without_model: bool = False
@@ -228,6 +254,7 @@ class StageResult(Frozen):
     task_run_id: str | None = None
     derivatives: tuple[DerivativeRef, ...] = ()
     scores: tuple[Score, ...] = ()
+    faces: tuple[FoundFace, ...] = ()
 
 
 class Course(Frozen):

@@ -13,8 +13,9 @@ import torch
 
 from db.records import LedgerError
 from models import network
-from models.nets import centerface
+from models.nets import centerface, embedding
 from models.nets.centerface import CenterFace
+from models.nets.embedding import Embedding
 from models.network import Network, NetworkError, NonFiniteOutput
 from models.registry import ModelCard
 from models.weights import WeightsError
@@ -57,6 +58,15 @@ def face_detector(card: ModelCard, shop: Workshop) -> CenterFace:
     path = weights_of(card, shop)
     try:
         return centerface.resident(card, path)
+    except WeightsError as error:
+        raise BadWeights(card.id, expected=error.expected, found=f"{error.found} in {error.name}") from error
+
+
+def face_embedding(card: ModelCard, shop: Workshop) -> Embedding:
+    """A registered identity network, resident in this process; errors as of ``network_of``."""
+    path = weights_of(card, shop)
+    try:
+        return embedding.resident(card, path)
     except WeightsError as error:
         raise BadWeights(card.id, expected=error.expected, found=f"{error.found} in {error.name}") from error
 

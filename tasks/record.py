@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from prefect import task
 
-from db.records import Derivative, Event, Score, StageRun, State
+from db.records import Derivative, Event, Face, Score, StageRun, State
 from tasks import stage
 from tasks.contracts import BadOutput, Course, Outcome, StageResult
 from tasks.stage import Workshop
@@ -49,6 +49,7 @@ def _write(course: Course, shop: Workshop) -> StageResult:
         scores=[
             Score(s.derivative, s.metric, s.value, s.direction, s.moment) for r in course.results for s in r.scores
         ],
+        faces=[Face(**face.model_dump()) for r in course.results for face in r.faces],
     )  # fmt: skip
     if state.finished:
         shop.blobs(plate.restoration_id).delete_all()

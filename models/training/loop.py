@@ -252,8 +252,13 @@ def _step(state: State, batch: dict[str, torch.Tensor], device: torch.device, dt
         critic.requires_grad_(True)
         with cast:
             made = critic(adversarial.see(output.detach(), batch))
-            real = critic(adversarial.see(batch["target"], batch))
+            seen = adversarial.see(batch["target"], batch)
+            sloped = adversarial.r1 > 0 and state.step % adversarial.r1_every == 0
+            real = critic(seen.requires_grad_(sloped))
         terms["critic"] = losses.critic_hinge(real, made)
+        if sloped:
+            weight = adversarial.r1 / 2 * adversarial.r1_every
+            terms["critic"] = terms["critic"] + weight * losses.slope_penalty(real, seen)
         _descend(state, critic, state.critic_optimizer, terms["critic"], adversarial.learning_rate)
     state.scaler.update()
     _follow(state)

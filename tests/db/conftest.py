@@ -16,6 +16,7 @@ from db.records import (
     Claim,
     Derivative,
     Event,
+    Face,
     ListedObject,
     MasterFacts,
     NightCounts,
@@ -41,6 +42,7 @@ class Ending:
     stage_runs: tuple[StageRun, ...]
     derivatives: tuple[Derivative, ...] = ()
     scores: tuple[Score, ...] = ()
+    faces: tuple[Face, ...] = ()
     events: tuple[Event, ...] = ()
 
 
@@ -87,7 +89,8 @@ class Desk:
         end = self.ending(planned, state)
         self.ledger.record(
             planned.id, attempt, holder, state, end.reason,
-            stage_runs=end.stage_runs, derivatives=end.derivatives, scores=end.scores, events=end.events,
+            stage_runs=end.stage_runs, derivatives=end.derivatives, scores=end.scores, faces=end.faces,
+            events=end.events,
         )  # fmt: skip
 
     def finish(self, planned: PlannedRestoration, state: State = State.RESTORED) -> None:
@@ -122,7 +125,18 @@ class Desk:
             Score("cleaned", "damage_coverage", coverage, "lower", "before"),
             Score("cleaned", "psnr", float("inf"), "higher", "fidelity"),
         )
-        return Ending(reason, (detect, inpaint), published, scores, (Event("published", {"objects": 4}),))
+        points = ((110.0, 120.0), (150.0, 121.0), (130.0, 140.5), (115.0, 160.0), (146.0, 161.0))
+        where = {"landmarks": points, "height_px": 96.0, "score": 0.9}
+        faces = (
+            Face(1, (5.0, 6.0, 25.0, 30.0), **where | {"height_px": 24.0}, outcome="left alone", reason="too small"),
+            Face(
+                2, (90.0, 90.0, 170.0, 186.0), **where, outcome="reverted", reason="landmarks moved", worked_px=128,
+                fidelity=0.5, landmark_movement=0.5, low_difference=0.25, identity_distance=0.125,
+                identity_measure="structure", model_id="face-1", weights_sha256=sha("face-1"),
+            ),
+        )  # fmt: skip
+        events = (Event("published", {"objects": 4}),)
+        return Ending(reason, (detect, inpaint), published, scores, faces, events)
 
 
 def filled_with_two_nights(ledger: Ledger) -> None:

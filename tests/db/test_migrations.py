@@ -110,7 +110,7 @@ def test_views_of_another_time_are_left_to_the_revision_that_pins_them(fresh_dat
 def test_a_database_of_a_newer_glassplate_is_left_alone_with_a_message(fresh_database):
     migrate(fresh_database)
     ask(fresh_database, "UPDATE alembic_version SET version_num = '9999'")
-    with pytest.raises(LedgerError, match=r"expected a revision up to 0003.*9999"):
+    with pytest.raises(LedgerError, match=r"expected a revision up to 0004.*9999"):
         migrate(fresh_database)
 
 

@@ -146,3 +146,15 @@ def test_a_model_counts_the_restorations_it_worked_on_once_each(archive_url):
         ("opencv-telea", "Apache-2.0", 3, 1, 0, 2.0),
         ("opencv-telea", None, 0, 0, 1, 0.0),
     ]
+
+
+def test_every_face_is_told_of_with_where_it_is_and_what_was_done(archive_url):
+    found = ask(
+        archive_url,
+        "SELECT number, outcome, reason, box_right, landmarks -> 1 ->> 0, worked_px, identity_distance, model_id,"
+        " length(weights_sha256), last_attempt FROM faces WHERE key = 'album-3/portrait.tif' ORDER BY number",
+    )
+    assert found == [
+        (1, "left alone", "too small", 25.0, "150.0", None, None, None, None, True),
+        (2, "reverted", "landmarks moved", 170.0, "150.0", 128, 0.125, "face-1", 64, True),
+    ]
