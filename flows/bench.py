@@ -55,6 +55,26 @@ def quality(
 
 
 @app.command()
+def enhance(
+    data: Photographs,
+    x4plus_pictures: Annotated[int, typer.Option(help="Pictures for Real-ESRGAN; minutes each on a CPU; 0: none.")] = 4,
+) -> None:
+    """Our enhancement beside OpenCV and Real-ESRGAN on the frozen worn pictures, clean ones, and the whole chain."""
+    from models import network
+    from models.registry import card
+    from models.training import evaluate_enhance
+    from tasks.fetch import fetch
+
+    settings, slow = places.load(), None
+    if x4plus_pictures:
+        chosen = card("realesrgan-x4plus")
+        slow = network.load(chosen, fetch(chosen, settings.weights_dir or settings.data_dir / "weights")[0])
+    net = evaluate_enhance.loaded(None, "auto")
+    tables = evaluate_enhance.report(data, net, slow, subset=x4plus_pictures)
+    out.print(tables, highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command()
 def pipeline(
     scans: Annotated[int, typer.Option(min=1, help="Scans each way.")] = 8,
     megapixels: Annotated[float, typer.Option(min=0.1, help="Size of a scan; archives have 20 to 200.")] = 4.0,

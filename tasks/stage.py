@@ -31,7 +31,7 @@ from db.records import LedgerConflict, LedgerUnavailable
 from infra.store import Altered, Blobs, Denied, NotFound, Store, StoreUnavailable, Taken
 from models import imaging
 from models.imaging import ImagingError, Limits, Raster
-from models.peak import PeakMemory
+from models.peak import PeakMemory, give_back
 from models.registry import ModelCard
 from tasks.contracts import (
     EVERY,
@@ -138,6 +138,7 @@ class Stage:
     card: ModelCard | None = None
     also: tuple[ModelCard, ...] = ()
     reads_mask: bool = False
+    needs_mask: bool = True  # of one that reads it: a plate without a mask is an error
     keeps_unmasked: bool = False  # pixels outside the mask come out bit-identical; checked on every scan
     scale: int = 1  # side of the new layer / side of the first one read
     adds_colour: bool = False  # the new layer is RGB even where the first one read is gray
@@ -341,6 +342,7 @@ def _one(
         return _reused(StageResult.model_validate(known), ref)
 
     started = time.perf_counter()
+    give_back()
     memory = PeakMemory()
     with tempfile.TemporaryDirectory(prefix="glassplate-") as folder:
         plate = in_hand or load(stage, ref, blobs, Path(folder))
@@ -366,6 +368,7 @@ def _one(
         peak_memory_bytes=max(memory.peak_bytes(), output.peak_memory_bytes),
         measures={name: float(value) for name, value in output.measures.items()},
         scores=tuple(output.scores),
+        faces=tuple(output.faces),
     )
     blobs.put_json(_document(stage, ref, config), result.model_dump(mode="json"))
     return result
@@ -390,7 +393,7 @@ def load(stage: Stage, ref: PlateRef, blobs: Blobs, folder: Path) -> Plate:
     """The plate in hand: the layers ``stage`` reads, and the mask when it reads that; every byte verified."""
     layers = {name: layer(ref, name, blobs, folder) for name in stage.layers_of(ref)}
     mask = None
-    if stage.reads_mask:
+    if stage.reads_mask and (stage.needs_mask or ref.mask is not None):
         if ref.mask is None:
             raise BadOutput(ref.scan, expected=f"a damage mask before stage {stage.name}", found="none")
         blobs.fetch(ref.mask.sha256, folder / "mask")
@@ -430,10 +433,10 @@ def check(stage: Stage, source_name: str, plate: Plate, output: StageOutput) -> 
             if before != after:
                 raise BadOutput(plate.scan, expected=f"unmasked pixels {before[:16]}", found=f"{after[:16]}")
     if output.mask is not None:
-        values = output.mask.values
-        if values.shape != (height, width):
-            raise BadOutput(plate.scan, expected=f"mask of {(height, width)}", found=str(values.shape))
-        low, high = float(values.min()), float(values.max())
+        if output.mask.shape != (height, width):
+            raise BadOutput(plate.scan, expected=f"mask of {(height, width)}", found=str(output.mask.shape))
+        stored = output.mask.stored
+        low, high = (float(stored.min()), float(stored.max())) if stored.dtype == np.float32 else (0.0, 1.0)
         if not (np.isfinite(low) and np.isfinite(high) and low >= 0.0 and high <= 1.0):
             raise BadOutput(plate.scan, expected="mask values in [0, 1]", found=f"[{low}, {high}]")
 
@@ -455,7 +458,7 @@ def save(ref: PlateRef, plate: Plate, output: StageOutput, blobs: Blobs, folder:
     if output.mask is not None:
         path = folder / "mask.png"
         imaging.write_mask(output.mask, path)
-        height, width = output.mask.values.shape
+        height, width = output.mask.shape
         mask = _kept(path, blobs, width, height, "image/png")
     return ref.model_copy(update={"layers": layers, "mask": mask})
 

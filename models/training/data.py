@@ -94,7 +94,7 @@ def pack(data: Path, out: Path, sets: Sequence[str] = SETS) -> list[Path]:
         if not members:
             raise TrainingDataError(f"{data / 'train' / name}: expected pictures, found none that may be trained on")
         log.info("set_packed set=%s pictures=%d refused=%d", name, len(members), refused)
-        written += [_write_shard(out / f"{name}-{i:03d}.tar", part) for i, part in enumerate(_parts(members))]
+        written += write_shards(out, name, members)
     shapes = sorted(path for pattern in DAMAGE_FILES for path in (data / "damage").glob(pattern))
     if shapes:
         with tarfile.open(out / "damage.tar", "w") as tar:
@@ -102,6 +102,11 @@ def pack(data: Path, out: Path, sets: Sequence[str] = SETS) -> list[Path]:
                 _add(tar, str(path.relative_to(data / "damage")), path.read_bytes())
         written.append(out / "damage.tar")
     return written
+
+
+def write_shards(out: Path, name: str, members: Iterable[tuple[Entry, bytes]]) -> list[Path]:
+    """Shards ``NAME-000.tar`` and on in ``out`` of entries and their WebP bytes, in their order."""
+    return [_write_shard(out / f"{name}-{i:03d}.tar", part) for i, part in enumerate(_parts(members))]
 
 
 def _terms(sources: Path) -> dict[str, str]:

@@ -75,7 +75,7 @@ def test_a_gray_portrait_is_enhanced_its_face_restored_coloured_scored_and_trace
     assert (tmp_path / "p.png" / "colorized.tif").exists()
 
 
-def test_a_night_without_these_models_says_what_was_skipped_and_what_was_used(
+def test_a_night_with_our_own_models_restores_faces_and_says_what_was_used(
     archive: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "glassplate" / "weights"
@@ -85,9 +85,11 @@ def test_a_night_without_these_models_says_what_was_skipped_and_what_was_used(
     archive.put("two.png", portrait(damaged=True))
     nightly_archive("full", return_state=True)
     ((page,),) = archive.rows("SELECT digest FROM nightly_runs")
-    assert "| faces | no face model installed | 2 |" in page
-    assert "| colorize | no colour model installed | 2 |" in page
-    assert "models trained on research-only data were used: centerface" in page
+    assert "| faces |" not in page
+    assert archive.rows("SELECT outcome, model_id FROM faces") == [("restored", "glassplate-face-1")] * 2
+    assert "no colour model installed" not in page
+    (used,) = [line for line in page.splitlines() if "models trained on research-only data were used" in line]
+    assert "glassplate-face-1" in used
 
 
 def test_settings_make_the_shelf_and_a_taken_id_is_refused(archive: Archive, tmp_path: Path) -> None:

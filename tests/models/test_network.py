@@ -334,7 +334,7 @@ def test_safetensors_load_too_and_altered_ones_do_not(tmp_path: Path, weights_of
     path.write_bytes(path.read_bytes()[:-1] + b"\x01")
     with pytest.raises(AlteredWeights, match="glassplate models fetch ours"):
         load(ours, path, "cpu")
-    with pytest.raises(UnusableWeights, match="expected an arch of rrdbnet, span or spandrel, found nothing"):
+    with pytest.raises(UnusableWeights, match=r"expected an arch of .*rrdbnet, span or spandrel, found nothing"):
         load(replace(ours, arch="nothing"), path, "cpu")
 
 

@@ -15,8 +15,11 @@ from skimage import data
 from torch import nn
 
 from flows.restore import open_shelf
-from models.imaging import Raster
+from models import enhancement, network, tone
+from models.imaging import Mask, Raster
 from models.metrics import psnr
+from models.nets import enhance as nets_enhance
+from models.nets import tone as nets_tone
 from models.network import Network
 from models.registry import ModelCard
 from small_archive import Archive
@@ -77,8 +80,17 @@ def test_span_comes_closer_to_the_truth_than_a_spline_and_says_what_it_did(
     assert again[0].reused
 
 
-def test_auto_is_span_on_a_cpu_and_real_esrgan_on_a_gpu_or_a_small_scan() -> None:
-    auto, on_cpu, on_gpu = EnhanceConfig(), Shelf(device="cpu"), Shelf(device="cuda")
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_auto_is_ours_at_the_scans_own_size_and_both_parts_decide_its_pixels(device: str) -> None:
+    shelf = Shelf(device=device)
+    assert [c.id for c in enhance.candidates(EnhanceConfig(), shelf)] == ["glassplate-enhance-1"]
+    here = enhance.stage_of(EnhanceConfig(), shelf)
+    assert {enhancement, tone, nets_enhance, nets_tone} <= set(here.code)
+    assert here.reads_mask and not here.needs_mask
+
+
+def test_to_enlarge_auto_is_span_on_a_cpu_and_real_esrgan_on_a_gpu_or_a_small_scan() -> None:
+    auto, on_cpu, on_gpu = EnhanceConfig(scale=2), Shelf(device="cpu"), Shelf(device="cuda")
     cards = enhance.candidates(auto, on_cpu)
     assert enhance.choice(cards, 20.0).id == "span-x4"
     assert enhance.choice(cards, enhance.SMALL_MEGAPIXELS).id == "realesrgan-x4plus"
@@ -86,6 +98,38 @@ def test_auto_is_span_on_a_cpu_and_real_esrgan_on_a_gpu_or_a_small_scan() -> Non
     assert [c.id for c in enhance.candidates(EnhanceConfig(model="realesrgan-x4plus"), on_cpu)] == ["realesrgan-x4plus"]
     both = enhance.stage_of(auto, on_cpu)
     assert len(both.weights()) == 2, "both may decide its pixels, so both are part of the restoration id"
+    assert not both.reads_mask
+
+
+@pytest.mark.parametrize(("bits", "channels"), [(8, 3), (16, 1)])
+def test_ours_restores_a_faded_scan_or_keeps_its_tone_and_says_which(
+    bits: int, channels: int, archive: Archive, plated: Any, tmp_path: Path
+) -> None:
+    shop = archive.shop(models=Shelf(device="cpu"))
+    picture = (data.astronaut()[40:200, 100:290, :channels] * 0.35 + 100).round()
+    scan = Raster(picture.astype(np.uint8) if bits == 8 else (picture * 257).astype(np.uint16))
+    refs = plated({"faded.tif": scan}, shop)
+    made = {}
+    for wish in ("keep", "restore"):
+        (result,) = enhance.enhance.fn(refs, EnhanceConfig(tone=wish, strength=1.0), shop)
+        assert result.plate is not None, result.reason
+        assert (result.outcome, result.model_id) == (Outcome.DONE, "glassplate-enhance-1")
+        assert (result.measures["tone_share"] > 0.5) == (wish == "restore")
+        made[wish] = stage.layer(result.plate, ENHANCED, shop.blobs(result.plate.restoration_id), tmp_path)
+    assert all((m.pixels.shape, m.bits) == (scan.pixels.shape, bits) for m in made.values())
+    assert made["restore"].pixels.std() > 1.4 * made["keep"].pixels.std()
+
+
+def test_what_was_filled_reaches_our_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    masks: list[Any] = []
+    real = network.restore
+    monkeypatch.setattr(network, "restore", lambda *a, **k: masks.extend(k["masks"]) or real(*a, **k))
+    net = Network(replace(TOY, channels=4), nets_enhance.EnhanceNet(), "cpu", torch.float32)
+    mask = Mask(np.zeros((64, 64), np.uint8))
+    plates = [Plate("a.tif", {"cleaned": soft()}, mask), Plate("b.tif", {"cleaned": soft()})]
+    outputs = enhance.sharpen(plates, EnhanceConfig(), {"toy": net}, lambda *_: "", lambda _: None)
+    assert masks == [None, None, mask, None], "first a look at the middle of each, for its age; then both"
+    assert all(isinstance(o, StageOutput) and o.skipped for o in outputs), "untrained, it changes nothing"
 
 
 def test_a_registered_model_comes_before_ours(archive: Archive, tmp_path: Path) -> None:
@@ -171,7 +215,7 @@ def test_strength_scales_the_change_and_none_at_all_is_skipped(archive: Archive,
 
     assert change(0.5) == pytest.approx(change(1.0) / 2, rel=0.02)
     shop = archive.shop(models=Shelf(device="cpu"))
-    (result,) = enhance.enhance.fn(plated({"a.tif": soft()}, shop), EnhanceConfig(strength=0), shop)
+    (result,) = enhance.enhance.fn(plated({"a.tif": soft()}, shop), EnhanceConfig(model="span-x4", strength=0), shop)
     assert (result.outcome, result.reason) == (Outcome.SKIPPED, "strength 0")
 
 
