@@ -45,7 +45,7 @@ class Limits:
     """Beyond any of these a face is reverted.
 
     Set on 287 faces of held-out people with ``models.training.evaluate_faces --calibrate``: between what restorations
-    at the middle level of wear come to (at most 0.28, 0.29, 0.05) and what 500 swaps of each set do (0.52 and more,
+    at the middle level of wear come to (at most 0.26, 0.27, 0.05) and what 500 swaps of each set do (0.52 and more,
     0.31 and more; how far landmarks lie apart says little of who somebody is, and much of a face pulled out of shape).
     """
 

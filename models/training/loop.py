@@ -40,7 +40,7 @@ from models.network import device_class, fitting_dtype
 from models.training import data, losses
 from models.training.data import Arrays, Samples, Stock
 from models.training.recipes import RECIPES, Recipe
-from models.weights import file_sha256, load_strictly, read_state, write_state
+from models.weights import WeightsError, file_sha256, load_strictly, read_state, write_state
 
 log = logging.getLogger(__name__)
 
@@ -407,7 +407,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             workers=chosen.workers,
             start=chosen.start,
         )
-    except (TrainingError, data.TrainingDataError) as error:
+    except (TrainingError, data.TrainingDataError, WeightsError) as error:
         log.error("%s", error)
         return 1
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,13 +14,13 @@ import torch
 from models.metrics import psnr
 from models.nets.enhance import DetailNet
 from models.nets.tone import PARAMETERS, ToneNet
-from models.training import data, enhance_measures, evaluate_enhance, features, worn
+from models.training import assemble, calibrate_enhance, data, enhance_measures, evaluate_enhance, features, worn
 from models.training.enhance_data import DetailSampler, ToneSampler, yellowed
 from models.training.enhance_measures import detail_measures, tone_measures
 from models.training.loop import train
 from models.training.losses import FeatureLoss, PictureLoss, ToneLoss
 from models.training.recipes import RECIPES
-from models.weights import UnusableWeights, read_state, write_state
+from models.weights import UnusableWeights, file_sha256, read_state, write_state
 
 
 def scene(rng: np.random.Generator) -> np.ndarray:
@@ -200,6 +201,29 @@ def test_the_recipes_train_one_after_the_other(shards: Path, tmp_path: Path, mon
     measured = train(gan, shards, tmp_path / "g", minutes=5, workers=0, start=tmp_path / "d/best.safetensors")
     assert measured["psnr"] > 10
     assert set(read_state(tmp_path / "g/best.safetensors")) == set(DetailNet().state_dict())
+    out = tmp_path / "enhance.safetensors"
+    assert assemble.main([*(str(tmp_path / name) for name in "tdg"), str(out)]) == 0
+    card = json.loads(out.with_suffix(".json").read_text())
+    assert card["sha256"] == file_sha256(out)
+    assert [card[part]["recipe"] for part in assemble.PARTS] == ["tone", "detail", "detail_gan"]
+    stock = data.open_stock(shards, ["photos"], "held_out")
+    words = calibrate_enhance.report(stock, evaluate_enhance.loaded(out, "cpu"), 3)
+    assert words.count("| 0.95 | 0.99 |") == 1 and words.count("sound pictures,") == 2
+    assert assemble.main([*(str(tmp_path / name) for name in "dtg"), str(out)]) == 1, "another network's weights"
+
+
+def test_the_tables_name_every_method_and_stage(tmp_path: Path) -> None:
+    (tmp_path / "bench/Set14").mkdir(parents=True)
+    picture = cv2.resize(scene(np.random.default_rng(1)), (240, 200), interpolation=cv2.INTER_CUBIC)
+    cv2.imwrite(str(tmp_path / "bench/Set14/a.png"), picture)
+    net = evaluate_enhance.loaded(None, "cpu")
+    words = evaluate_enhance.report(tmp_path, net, None, parts=["gray", "clean", "chain"])
+    for condition in evaluate_enhance.WORN:
+        assert f"| {condition}, gray, 1 pictures |" in words
+    assert "| mixed, gray, enlarged 4x, 1 pictures |" in words
+    assert words.count("| ours, fidelity | ") == len(evaluate_enhance.WORN) + 1
+    assert "| filled by the true mask, ours, GAN |" in words
+    assert "| 0 levels |" in words, "gray stays gray"
 
 
 @pytest.mark.parametrize("condition", [name for name in worn.CONDITIONS if name != "clean"])
