@@ -223,6 +223,7 @@ def test_a_night_whose_worker_is_killed_is_noticed_too_and_gives_way_to_the_next
     restored_once(house, keys)
 
 
+RENEWED_AFTER_SECONDS = 45
 HOLDER = """
 import sys, time
 from pathlib import Path
@@ -254,14 +255,30 @@ def test_the_gpu_slot_survives_a_restart_of_the_server_and_is_freed_when_its_hol
     def slots() -> int:
         return house.client.read_global_concurrency_limit_by_name("tag:gpu").active_slots
 
-    first = holder("first", 600)
-    second = None
-    try:
-        wait_until((tmp_path / "first").exists, "the first has the slot")
+    def restarted_in_time(name: str) -> subprocess.Popen[bytes] | None:
+        """A holder that has lived through a restart, or None where that took as long as its first renewal stays out.
+
+        A lease is renewed after 45 s. Where the server is away just then Prefect's client gives up, which is its own
+        affair (docs/architecture.md) and would say nothing of what a restart does to leases.
+        """
+        process = holder(name, 600)
+        wait_until((tmp_path / name).exists, f"{name} has the slot")
+        began = time.monotonic()
         assert slots() == 1
         services = stack.Services(Folder(house.settings.data_dir), usual_ports=False)
         services.main_processes()["prefect"].kill()
         stack.start(house.given, print, {"postgres", "prefect"}, usual_ports=False)
+        if time.monotonic() - began < RENEWED_AFTER_SECONDS - 5:
+            return process
+        process.kill()
+        process.wait()
+        wait_until(lambda: slots() == 0, "the slot is free for another try", 180)
+        return None
+
+    first = second = None
+    try:
+        first = next(filter(None, (restarted_in_time(f"first-{n}") for n in range(3))), None)
+        assert first is not None, "the server was never back before the lease had to be renewed"
         assert slots() == 1, "the server forgot who has the slot"
         second = holder("second", 0)
         time.sleep(75)  # longer than a lease that nobody renews
