@@ -266,7 +266,9 @@ def test_the_gpu_slot_survives_a_restart_of_the_server_and_is_freed_when_its_hol
         began = time.monotonic()
         assert slots() == 1
         services = stack.Services(Folder(house.settings.data_dir), usual_ports=False)
-        services.main_processes()["prefect"].kill()
+        server = services.main_processes()["prefect"]
+        server.kill()
+        server.wait(30)  # while it dies its port is taken, and the next one would take another
         stack.start(house.given, print, {"postgres", "prefect"}, usual_ports=False)
         if time.monotonic() - began < RENEWED_AFTER_SECONDS - 5:
             return process
