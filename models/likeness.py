@@ -41,8 +41,8 @@ def faces_of(scan: Raster) -> list[Box]:
     """The frontal faces of a scan, by P. Viola and M. Jones, 2001, with the cascade that comes with OpenCV.
 
     Looked for upright, on at most 640 px; faces under 32 px there are not found. No weights are needed, so that the
-    recipe that every archive begins with has none to fetch. Of eight mugshots on glass and ten scratched portraits
-    that have a frontal face it finds all; of sixteen paintings and groups of the 19th century most.
+    recipe that every archive begins with has none to fetch. It finds a frontal face in each of eight mugshots on glass,
+    in nine of ten scratched portraits and in seven of eight pictures of the 19th century.
     """
     seen = cv2.cvtColor(srgb8(scan, long_side_px=SEEN_LONG_SIDE_PX), cv2.COLOR_RGB2GRAY)
     found = _cascade().detectMultiScale(
